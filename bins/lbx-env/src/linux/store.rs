@@ -1,0 +1,171 @@
+//! What is kept on disk: records, written so that a crash leaves the old one or the new one, and
+//! the locks that keep two tools from changing one environment at once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lbx::record::{self, Record};
+use lbx::{Failure, Name, Result, holder};
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// A lock that is held until it is dropped; a process that dies drops it too.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Waits for the lock of `name`; its directory is made when there is none.
+    pub(crate) fn of(name: &Name) -> Result<Lock> {
+        let dir = record::dir(name);
+        loop {
+            make_dir(Path::new(record::ENVS), 0o755)?;
+            // the directory is the first thing that a create makes and the last that a delete removes
+            match fs::DirBuilder::new().mode(0o755).create(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(e).with_context(|| format!("cannot make directory '{}'", dir.display()));
+                }
+                _ => {}
+            }
+            match Lock::take(record::lock_file(name)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                lock => return lock.with_context(|| format!("cannot lock environment '{name}'")),
+            }
+        }
+    }
+
+    /// Waits for the lock of `name`, which must be there when it comes.
+    pub(crate) fn of_existing(name: &Name) -> Result<Lock> {
+        match Lock::take_file(record::lock_file(name), false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !record::dir(name).exists() => {
+                Err(Failure::new(format!("no such environment: {name}")).into())
+            }
+            // one whose lock was lost
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Lock::of(name),
+            lock => lock.with_context(|| format!("cannot lock environment '{name}'")),
+        }
+    }
+
+    /// Waits for the lock on the file `path`, which is made when there is none.
+    pub(crate) fn take(path: PathBuf) -> io::Result<Lock> {
+        Lock::take_file(path, true)
+    }
+
+    fn take_file(path: PathBuf, make: bool) -> io::Result<Lock> {
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(make).truncate(false).mode(0o600).open(&path)?;
+            while let Err(e) = fcntl(&file, FcntlArg::F_SETLKW(&holder::lock())) {
+                if e != nix::errno::Errno::EINTR {
+                    return Err(e.into());
+                }
+            }
+            // whoever had it may have removed the file: then a newer one is the lock
+            match fs::metadata(&path) {
+                Ok(now) if now.ino() == file.metadata()?.ino() => return Ok(Lock { file, path }),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Removes the lock with the thing that it guarded.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)?;
+        drop(self.file);
+        Ok(())
+    }
+}
+
+/// Makes the directory `path` and its parents, with `mode` whatever the umask.
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let make = || {
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    make().with_context(|| format!("cannot make directory '{}'", path.display()))
+}
+
+/// Writes `record` so that a reader, and a crash at any instant, sees the old one or the new one.
+pub(crate) fn save(record: &Record) -> Result<()> {
+    let path = record::file(&record.name);
+    let mut text = serde_json::to_vec(record)?;
+    text.push(b'\n');
+    replace(&path, &text, 0o644).with_context(|| format!("cannot write record '{}'", path.display()))
+}
+
+/// Replaces the file `path`: written aside, synced, renamed.
+fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    remove_file(&aside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
+    let written = file
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(text))
+        .and_then(|()| file.sync_all());
+    if let Err(e) = written.and_then(|()| fs::rename(&aside, path)) {
+        let _ = remove_file(&aside);
+        return Err(e);
+    }
+    Ok(())
+}
+
+/// Removes the file `path`; that there is none is no failure.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    gone(fs::remove_file(path))
+}
+
+/// Removes the empty directory `path`; that there is none is no failure.
+pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
+    gone(fs::remove_dir(path))
+}
+
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Begins the deletion of `name`: from now on it is only ever finished. Whoever asks for its path
+/// still finds it.
+pub(crate) fn mark_deleted(name: &Name) -> Result<()> {
+    gone(fs::rename(record::file(name), record::deleted_file(name)))
+        .with_context(|| format!("cannot mark environment '{name}' as deleted"))
+}
+
+/// Whether the deletion of `name` was begun.
+pub(crate) fn is_marked_deleted(name: &Name) -> bool {
+    record::deleted_file(name).exists()
+}
+
+/// Takes back that `name` is deleted: what it had is gone, and it is about to be made anew.
+pub(crate) fn unmark_deleted(name: &Name) -> Result<()> {
+    remove_file(&record::deleted_file(name)).with_context(|| format!("cannot make environment '{name}' anew"))
+}
+
+/// Ends the deletion of `name`: nothing of it is left afterwards.
+pub(crate) fn forget(name: &Name, lock: Lock) -> Result<()> {
+    let dir = record::dir(name);
+    let forget = || -> io::Result<()> {
+        remove_file(&record::last_used_file(name))?;
+        remove_file(&record::file(name).with_extension("new"))?;
+        remove_file(&record::file(name))?;
+        remove_file(&record::deleted_file(name))?;
+        lock.remove()?;
+        match remove_dir(&dir) {
+            // another tool waits for the lock, and has made the file anew: its create goes on
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => result,
+        }
+    };
+    forget().with_context(|| format!("cannot remove '{}'", dir.display()))
+}

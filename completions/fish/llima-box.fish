@@ -1,0 +1,360 @@
+# Completion of llima-box's tools for fish. Made by scripts/gen-docs from the command lines and
+# completions/sections/fish. It runs nothing but lbx-ls, which starts nothing.
+
+# words so far|word|kind|help
+set -g __lbx_table 'lbx-name|-0|flag|Operands on standard input and names on standard output end with NUL, not newline
+lbx-name|--null|flag|Operands on standard input and names on standard output end with NUL, not newline
+lbx-name|--name|@none|Use WORD in place of the path\'s last component
+lbx-name|@*|@dir|Paths of projects, which need not exist [default: .]; \'-\' reads them from standard input
+lbx-name|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-name|-q|flag|Print errors only
+lbx-name|--quiet|flag|Print errors only
+lbx-name|-v|flag|Say on stderr what is done
+lbx-name|--verbose|flag|Say on stderr what is done
+lbx-name|-h|flag|Print help
+lbx-name|--help|flag|Print help
+lbx-name|-V|flag|Print version
+lbx-name|--version|flag|Print version
+lbx-env|create|verb|Create the environment of each path, and print its name
+lbx-env create|--exclusive|flag|Fail where the environment exists
+lbx-env create|--json|flag|Print the record in place of the name
+lbx-env create|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env create|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env create|@*|@dir|Directories of projects [default: .]; \'-\' reads them from standard input
+lbx-env create|--name|@none|Use WORD in place of the path\'s last component in the name
+lbx-env create|--ro|@file|Show PATH inside, read-only; may be repeated
+lbx-env create|--rw|@file|Show PATH inside, read-write; may be repeated
+lbx-env create|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
+lbx-env create|--net|shared none|The network inside: the place\'s, or loopback alone [default: shared]
+lbx-env create|--label|@none|Label, for people and scripts; may be repeated
+lbx-env create|--shell|@file|Login shell inside [default: zsh where installed, else bash]
+lbx-env create|--nest|?yes no|Let programs inside make user namespaces: browsers\' and bwrap\'s sandboxes
+lbx-env create|--git|@none|git setting inside: user.name, user.email or init.defaultBranch; may be repeated
+lbx-env create|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env create|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env create|-q|flag|Print errors only
+lbx-env create|--quiet|flag|Print errors only
+lbx-env create|-v|flag|Say on stderr what is done
+lbx-env create|--verbose|flag|Say on stderr what is done
+lbx-env create|-h|flag|Print help
+lbx-env create|--help|flag|Print help
+lbx-env|set|verb|Change options; a repeated option replaces the whole list, an empty value clears it
+lbx-env set|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env set|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env set|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env set|--ro|@file|Show PATH inside, read-only; may be repeated
+lbx-env set|--rw|@file|Show PATH inside, read-write; may be repeated
+lbx-env set|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
+lbx-env set|--net|shared none|The network inside: the place\'s, or loopback alone [default: shared]
+lbx-env set|--label|@none|Label, for people and scripts; may be repeated
+lbx-env set|--shell|@file|Login shell inside [default: zsh where installed, else bash]
+lbx-env set|--nest|?yes no|Let programs inside make user namespaces: browsers\' and bwrap\'s sandboxes
+lbx-env set|--git|@none|git setting inside: user.name, user.email or init.defaultBranch; may be repeated
+lbx-env set|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env set|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env set|-q|flag|Print errors only
+lbx-env set|--quiet|flag|Print errors only
+lbx-env set|-v|flag|Say on stderr what is done
+lbx-env set|--verbose|flag|Say on stderr what is done
+lbx-env set|-h|flag|Print help
+lbx-env set|--help|flag|Print help
+lbx-env|start|verb|Start environments; entering one does so too
+lbx-env start|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env start|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env start|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env start|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env start|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env start|-q|flag|Print errors only
+lbx-env start|--quiet|flag|Print errors only
+lbx-env start|-v|flag|Say on stderr what is done
+lbx-env start|--verbose|flag|Say on stderr what is done
+lbx-env start|-h|flag|Print help
+lbx-env start|--help|flag|Print help
+lbx-env|stop|verb|End every process of environments; homes and projects stay
+lbx-env stop|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env stop|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env stop|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env stop|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env stop|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env stop|-q|flag|Print errors only
+lbx-env stop|--quiet|flag|Print errors only
+lbx-env stop|-v|flag|Say on stderr what is done
+lbx-env stop|--verbose|flag|Say on stderr what is done
+lbx-env stop|-h|flag|Print help
+lbx-env stop|--help|flag|Print help
+lbx-env|repair|verb|Finish or undo what was interrupted or damaged
+lbx-env repair|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env repair|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env repair|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env repair|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env repair|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env repair|-q|flag|Print errors only
+lbx-env repair|--quiet|flag|Print errors only
+lbx-env repair|-v|flag|Say on stderr what is done
+lbx-env repair|--verbose|flag|Say on stderr what is done
+lbx-env repair|-h|flag|Print help
+lbx-env repair|--help|flag|Print help
+lbx-env|delete|verb|Delete environments with their homes; projects stay
+lbx-env delete|-f|flag|A missing environment is no failure
+lbx-env delete|--force|flag|A missing environment is no failure
+lbx-env delete|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env delete|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env delete|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env delete|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env delete|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env delete|-q|flag|Print errors only
+lbx-env delete|--quiet|flag|Print errors only
+lbx-env delete|-v|flag|Say on stderr what is done
+lbx-env delete|--verbose|flag|Say on stderr what is done
+lbx-env delete|-h|flag|Print help
+lbx-env delete|--help|flag|Print help
+lbx-env|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env|-q|flag|Print errors only
+lbx-env|--quiet|flag|Print errors only
+lbx-env|-v|flag|Say on stderr what is done
+lbx-env|--verbose|flag|Say on stderr what is done
+lbx-env|-h|flag|Print help
+lbx-env|--help|flag|Print help
+lbx-env|-V|flag|Print version
+lbx-env|--version|flag|Print version
+lbx-enter|@1|@env|Name, or path of the project
+lbx-enter|@*|@command|The command and its arguments [default: the login shell]
+lbx-enter|-n|flag|Standard input is /dev/null
+lbx-enter|--no-stdin|flag|Standard input is /dev/null
+lbx-enter|-A|flag|Forward the caller\'s ssh agent, to list keys and to sign
+lbx-enter|--agent|flag|Forward the caller\'s ssh agent, to list keys and to sign
+lbx-enter|--chdir|@dir|Start in DIR, relative to the project [default: where the caller stands in the project]
+lbx-enter|--env|@variable|Pass variable NAME with the caller\'s value, or with VALUE; may be repeated
+lbx-enter|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-enter|-q|flag|Print errors only
+lbx-enter|--quiet|flag|Print errors only
+lbx-enter|-v|flag|Say on stderr what is done
+lbx-enter|--verbose|flag|Say on stderr what is done
+lbx-enter|-h|flag|Print help
+lbx-enter|--help|flag|Print help
+lbx-enter|-V|flag|Print version
+lbx-enter|--version|flag|Print version
+lbx-ls|--names|flag|Print names alone, one a line
+lbx-ls|-0|flag|Names, and operands on standard input, end with NUL, not newline
+lbx-ls|--null|flag|Names, and operands on standard input, end with NUL, not newline
+lbx-ls|--state|running stopped broken|Only environments in this state: running, stopped or broken; may be repeated
+lbx-ls|--label|@none|Only environments with this label; may be repeated, all must match
+lbx-ls|--containing|@file|Only environments whose project is PATH or holds it
+lbx-ls|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION; may be repeated
+lbx-ls|-q|flag|Print errors only
+lbx-ls|--quiet|flag|Print errors only
+lbx-ls|-v|flag|Say on stderr what is done
+lbx-ls|--verbose|flag|Say on stderr what is done
+lbx-ls|@*|@env|Names or paths of environments [default: all]; \'-\' reads them from standard input
+lbx-ls|-h|flag|Print help
+lbx-ls|--help|flag|Print help
+lbx-ls|-V|flag|Print version
+lbx-ls|--version|flag|Print version
+llima-box|shell|verb|Enter the environment of a project, which is created when there is none
+llima-box shell|@1|@env|Name, or directory of the project [default: the project around the current directory]
+llima-box shell|@--|@command|The command and its arguments, behind \'--\' [default: the login shell]
+llima-box shell|--name|@none|Use WORD in place of the path\'s last component in the name
+llima-box shell|--ro|@file|Show PATH inside, read-only; may be repeated
+llima-box shell|--rw|@file|Show PATH inside, read-write; may be repeated
+llima-box shell|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
+llima-box shell|--net|shared none|The network inside: the place\'s, or loopback alone [default: shared]
+llima-box shell|--label|@none|Label, for people and scripts; may be repeated
+llima-box shell|--shell|@file|Login shell inside [default: zsh where installed, else bash]
+llima-box shell|--nest|?yes no|Let programs inside make user namespaces: browsers\' and bwrap\'s sandboxes
+llima-box shell|--git|@none|git setting inside: user.name, user.email or init.defaultBranch; may be repeated
+llima-box shell|-n|flag|Standard input is /dev/null
+llima-box shell|--no-stdin|flag|Standard input is /dev/null
+llima-box shell|-A|flag|Forward the caller\'s ssh agent, to list keys and to sign
+llima-box shell|--agent|flag|Forward the caller\'s ssh agent, to list keys and to sign
+llima-box shell|--chdir|@dir|Start in DIR, relative to the project [default: where the caller stands in the project]
+llima-box shell|--env|@variable|Pass variable NAME with the caller\'s value, or with VALUE; may be repeated
+llima-box shell|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+llima-box shell|-q|flag|Print errors only
+llima-box shell|--quiet|flag|Print errors only
+llima-box shell|-v|flag|Say on stderr what is done
+llima-box shell|--verbose|flag|Say on stderr what is done
+llima-box shell|-h|flag|Print help
+llima-box shell|--help|flag|Print help
+llima-box|list|verb|List environments, as a table
+llima-box list|--json|flag|Print JSON lines, as lbx-ls does
+llima-box list|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+llima-box list|-q|flag|Print errors only
+llima-box list|--quiet|flag|Print errors only
+llima-box list|-v|flag|Say on stderr what is done
+llima-box list|--verbose|flag|Say on stderr what is done
+llima-box list|-h|flag|Print help
+llima-box list|--help|flag|Print help
+llima-box|delete|verb|Delete environments with their homes, after asking; projects stay
+llima-box delete|-y|flag|Do not ask
+llima-box delete|--yes|flag|Do not ask
+llima-box delete|-f|flag|As --yes, and a missing environment is no failure
+llima-box delete|--force|flag|As --yes, and a missing environment is no failure
+llima-box delete|-0|flag|Operands on standard input end with NUL, not newline
+llima-box delete|--null|flag|Operands on standard input end with NUL, not newline
+llima-box delete|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+llima-box delete|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+llima-box delete|-q|flag|Print errors only
+llima-box delete|--quiet|flag|Print errors only
+llima-box delete|-v|flag|Say on stderr what is done
+llima-box delete|--verbose|flag|Say on stderr what is done
+llima-box delete|-h|flag|Print help
+llima-box delete|--help|flag|Print help
+llima-box|delete-all|verb|Delete all environments with their homes, after asking; projects stay
+llima-box delete-all|-y|flag|Do not ask
+llima-box delete-all|--yes|flag|Do not ask
+llima-box delete-all|-f|flag|As --yes, and a missing environment is no failure
+llima-box delete-all|--force|flag|As --yes, and a missing environment is no failure
+llima-box delete-all|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+llima-box delete-all|-q|flag|Print errors only
+llima-box delete-all|--quiet|flag|Print errors only
+llima-box delete-all|-v|flag|Say on stderr what is done
+llima-box delete-all|--verbose|flag|Say on stderr what is done
+llima-box delete-all|-h|flag|Print help
+llima-box delete-all|--help|flag|Print help
+llima-box|help|verb|Open the man page of a verb
+llima-box help|@1|@verb|A verb, or the name of a tool
+llima-box help|-h|flag|Print help
+llima-box help|--help|flag|Print help
+llima-box|-h|flag|Print help
+llima-box|--help|flag|Print help
+llima-box|-V|flag|Print version
+llima-box|--version|flag|Print version
+llima-box|name|tool|Prints the environment name of a path
+llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
+llima-box|enter|tool|Runs one command inside an environment
+llima-box|ls|tool|Prints one JSON line per environment'
+
+# Prints the kind of word $argv[2] in context $argv[1].
+function __lbx_kind
+    for row in (string split \n -- $__lbx_table)
+        set -l field (string split -m 3 '|' -- $row)
+        if test "$field[1]" = "$argv[1]" -a "$field[2]" = "$argv[2]"
+            echo $field[3]
+            return
+        end
+    end
+    return 1
+end
+
+# Prints the words of context $argv[1] whose word and kind match $argv[2] and $argv[3], with help.
+function __lbx_words
+    for row in (string split \n -- $__lbx_table)
+        set -l field (string split -m 3 '|' -- $row)
+        test "$field[1]" = "$argv[1]"
+        and string match -qr -- $argv[2] $field[2]
+        and string match -qr -- $argv[3] $field[3]
+        and printf '%s\t%s\n' $field[2] $field[4]
+    end
+end
+
+# Prints the kind of the next operand: context, how many there were, whether behind '--'.
+function __lbx_operand
+    if test "$argv[3]" = yes
+        __lbx_kind $argv[1] @--
+        and return
+    end
+    # a verb of one's own: its operands may be anything
+    if test "$argv[1]" = llima-box -a $argv[2] -gt 0
+        echo @file
+        return
+    end
+    __lbx_kind $argv[1] @(math $argv[2] + 1)
+    or __lbx_kind $argv[1] '@*'
+    or test -z "$(__lbx_words $argv[1] '^[^-@]' '^(verb|tool)$')"
+    or echo @verb
+end
+
+# Prints the values of kind $argv[1] that may begin with $argv[2]; $argv[3] is the place,
+# $argv[4] the tool.
+function __lbx_values
+    switch (string replace -r '^\?' '' -- $argv[1])
+        case '' flag @none
+        case @env
+            set -l on
+            test -n "$argv[3]"; and set on --on $argv[3]
+            lbx-ls --names $on 2>/dev/null | string replace -r '$' '\tenvironment'
+            __fish_complete_directories $argv[2]
+        case @dir
+            __fish_complete_directories $argv[2]
+        case @file
+            __fish_complete_path $argv[2]
+        case @command
+            complete -C $argv[2]
+        case @variable
+            set -nx
+        case @place
+            printf '%s\n' local lima: ssh:
+        case @verb
+            __lbx_words $argv[4] '^[^-@]' '^(verb|tool)$'
+            # tools of one's own
+            if test "$argv[4]" = llima-box
+                for file in $PATH/lbx-*
+                    test -x $file
+                    and string replace -r '.*/lbx-' '' -- $file
+                end
+            end
+        case '*'
+            string split ' ' -- (string replace -r '^\?' '' -- $argv[1])
+    end
+end
+
+function __lbx_complete
+    set -l line (commandline -opc)
+    set -l current (commandline -ct)
+    set -l context (string replace -r '.*/' '' -- $line[1])
+    set -l tool $context
+    set -l place
+    set -l wants
+    set -l dashes no
+    set -l operands 0
+    for word in $line[2..]
+        if test -n "$wants"
+            test "$wants" = @place; and set place $word
+            set wants
+        else if test $dashes = no -a "$word" = --
+            set dashes yes
+        else if test $dashes = no; and string match -qr -- '^-.' $word
+            set -l option (string split -m 1 = -- $word)
+            set -l kind (__lbx_kind $context $option[1])
+            if test "$kind" = @place -a (count $option) = 2
+                set place $option[2]
+            else if test (count $option) = 1 -a -n "$kind" -a "$kind" != flag
+                string match -q '\?*' -- $kind
+                or set wants $kind
+            end
+        else
+            set -l kind
+            test $operands = 0 -a $dashes = no
+            and set kind (__lbx_kind $context $word)
+            switch "$kind"
+                case tool
+                    set context lbx-$word
+                    set tool $context
+                case verb
+                    set context "$context $word"
+                case '*'
+                    if test "$(__lbx_operand $context $operands $dashes)" = @command
+                        # its arguments: any files
+                        __fish_complete_path $current
+                        return
+                    end
+                    set operands (math $operands + 1)
+            end
+        end
+    end
+    if test -n "$wants"
+        __lbx_values $wants $current "$place" $tool
+    else if test $dashes = no; and string match -qr -- '^--.*=' $current
+        set -l option (string split -m 1 = -- $current)
+        __lbx_values (__lbx_kind $context $option[1]) $option[2] "$place" $tool | string replace -r '^' -- $option[1]=
+    else if test $dashes = no; and string match -qr -- '^-' $current
+        __lbx_words $context '^-' .
+    else
+        __lbx_values "$(__lbx_operand $context $operands $dashes)" "$current" "$place" $tool
+    end
+end
+
+for tool in lbx-name lbx-env lbx-enter lbx-ls llima-box
+    complete -c $tool -f -a '(__lbx_complete)'
+end

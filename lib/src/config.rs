@@ -1,0 +1,115 @@
+//! The config file: `${XDG_CONFIG_HOME:-~/.config}/llima-box/config.yaml`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::failure::Result;
+use crate::place::Place;
+use crate::record::Net;
+
+/// What the config file may hold. Options and variables come before it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The place, as for `--on`.
+    pub on: Option<Place>,
+    /// The login shell of new environments, as for `--shell`.
+    pub shell: Option<PathBuf>,
+    /// Whether `llima-box shell` forwards the caller's ssh agent.
+    pub ssh_agent: Option<Switch>,
+    /// Variables that `llima-box shell` passes, by name.
+    pub env: Vec<String>,
+    /// The network of new environments, as for `--net`.
+    pub net: Option<Net>,
+    /// Read-only paths of new environments, as for `--ro`; `~/` is the caller's home.
+    pub ro: Vec<PathBuf>,
+    /// Read-write paths of new environments, as for `--rw`; `~/` is the caller's home.
+    pub rw: Vec<PathBuf>,
+    /// Private directories of new environments, as for `--private`.
+    pub private: Vec<PathBuf>,
+}
+
+/// `on` or `off`, or a YAML truth value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Spelling")]
+pub struct Switch(pub bool);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Spelling {
+    Bool(bool),
+    Word(OnOff),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnOff {
+    On,
+    Off,
+}
+
+impl From<Spelling> for Switch {
+    fn from(spelling: Spelling) -> Switch {
+        Switch(matches!(spelling, Spelling::Bool(true) | Spelling::Word(OnOff::On)))
+    }
+}
+
+/// Reads the config file of the user who runs the tool; without one, everything is unset.
+///
+/// # Errors
+/// A file that cannot be read, or holds what these tools do not know.
+pub fn load() -> Result<Config> {
+    let Some(file) = file() else { return Ok(Config::default()) };
+    match std::fs::read_to_string(&file) {
+        Ok(text) => parse(&text).with_context(|| format!("cannot understand config file '{}'", file.display())),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Ok(Config::default())
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot read config file '{}'", file.display())),
+    }
+}
+
+fn file() -> Option<PathBuf> {
+    let set = |variable| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
+    Some(base.join("llima-box/config.yaml"))
+}
+
+fn parse(text: &str) -> Result<Config> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Config::default());
+    }
+    let mut config: Config = serde_yaml::from_str(text)?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    for path in config.ro.iter_mut().chain(&mut config.rw) {
+        if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), &home) {
+            *path = home.join(rest);
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_file_says_what_it_means() {
+        let config = parse("on: lima:work\nssh_agent: off\nenv: [A, B]\nnet: none\n").unwrap();
+        assert_eq!(config.on, Some(Place::Lima("work".into())));
+        assert_eq!(config.ssh_agent, Some(Switch(false)));
+        assert_eq!(config.env, ["A", "B"]);
+        assert_eq!(config.net, Some(Net::None));
+        assert_eq!(parse("ssh_agent: true").unwrap().ssh_agent, Some(Switch(true)));
+        assert_eq!(parse("# nothing yet\n\n").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = format!("{:#}", parse("shel: /bin/zsh\n").unwrap_err());
+        assert!(error.contains("shel") && error.contains("shell"), "{error}");
+        assert!(format!("{:#}", parse("on: moon\n").unwrap_err()).contains("moon"));
+    }
+}

@@ -1,0 +1,29 @@
+//! The vocabulary that llima-box's tools share: the name of an environment, its record, the
+//! place where it lives, exit statuses and error reports, the options common to all tools.
+//!
+//! Two small mechanisms live here as well, because every tool needs them: the system calls that
+//! no crate wraps ([`sys`]) and the step to another place or to root ([`step`]). Everything else
+//! belongs to one tool.
+
+pub mod caller;
+pub mod cli;
+pub mod config;
+pub mod failure;
+pub mod name;
+pub mod operand;
+pub mod path;
+pub mod place;
+pub mod record;
+pub mod step;
+
+#[cfg(target_os = "linux")]
+pub mod cgroup;
+#[cfg(target_os = "linux")]
+pub mod holder;
+#[cfg(target_os = "linux")]
+pub mod sys;
+
+pub use failure::{Failure, Result};
+pub use name::Name;
+pub use place::Place;
+pub use record::Record;

@@ -1,0 +1,534 @@
+//! The record of an environment (`lbx-record(5)`): what `record.json` keeps and `lbx-ls` prints.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::caller::Caller;
+use crate::failure::{Failure, Result};
+use crate::path::{JsonPath, canonical};
+use crate::{Name, path};
+
+/// Where environments are recorded: one directory each, readable by every user.
+pub const ENVS: &str = "/var/lib/llima-box/envs";
+/// Where running environments have their locks and shared mounts; empty after a reboot.
+pub const RUN: &str = "/run/llima-box";
+/// The uids and gids of environments: above login screens, below subordinate uids.
+pub const IDS: std::ops::RangeInclusive<u32> = 65536..=99999;
+/// The newest schema that these tools understand; it grows when a field's meaning changes.
+pub const SCHEMA: u32 = 1;
+
+/// Who owns what an environment makes in its project (`llima-box(7)`, OWNERSHIP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ownership {
+    /// An id-mapped mount shows the owner's files as the environment's.
+    Idmap,
+    /// The file system lets the environment's account write as it is.
+    Native,
+    /// The environment's account has the owner's uid.
+    SharedUid,
+}
+
+/// The network that an environment sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Net {
+    /// The place's own network, loopback included.
+    #[default]
+    Shared,
+    /// A network namespace with nothing but loopback.
+    None,
+}
+
+/// Whose the project is: every start refuses a changed owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Numeric user ID on the place.
+    pub uid: u32,
+    /// Numeric group ID on the place.
+    pub gid: u32,
+    /// Device number of the file system (`st_dev`); it may change at a reboot.
+    pub device: u64,
+}
+
+/// Where git keeps what belongs to a worktree (`gitrepository-layout(5)`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worktree {
+    /// The directory that all worktrees of the repository share.
+    pub common: JsonPath,
+    /// This worktree's own directory, relative to `common`: `worktrees/ID`.
+    pub own: JsonPath,
+}
+
+/// The options an environment was created with, or given by `lbx-env set`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Further paths, read-only.
+    pub ro: Vec<JsonPath>,
+    /// Further paths, read-write.
+    pub rw: Vec<JsonPath>,
+    /// Directories of the project that are the environment's own, relative to the project.
+    pub private: Vec<JsonPath>,
+    /// The network.
+    pub net: Net,
+    /// Whether user namespaces may be made inside.
+    pub nest: bool,
+    /// The git identity of the caller: `user.name`, `user.email`, `init.defaultBranch`.
+    pub git: BTreeMap<String, String>,
+}
+
+/// An environment as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// The environment's name, and its account's.
+    pub name: Name,
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    /// The account's uid, and its gid.
+    pub uid: u32,
+    /// The account's gid; it differs from `uid` where the uid is the project owner's.
+    pub gid: u32,
+    /// The home inside.
+    pub home: PathBuf,
+    /// The login shell inside.
+    pub shell: PathBuf,
+    /// When the environment was created, RFC 3339 UTC.
+    pub created: String,
+    /// Who owns what is made in the project.
+    pub ownership: Ownership,
+    /// The project's owner.
+    pub owner: Owner,
+    /// Numeric user ID of whoever created it: of the further paths, their files alone are mapped.
+    pub creator: u32,
+    /// The options in force.
+    pub options: Options,
+    /// Labels, for people and scripts.
+    pub labels: BTreeMap<String, String>,
+    /// The git directories of a worktree, found once at create.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<Worktree>,
+}
+
+/// What a [`Record`] starts from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The environment's name.
+    pub name: Name,
+    /// The project, canonical.
+    pub path: PathBuf,
+    /// The project's owner.
+    pub owner: Owner,
+    /// Who owns what is made in the project.
+    pub ownership: Ownership,
+    /// Numeric user ID of whoever creates it.
+    pub creator: u32,
+}
+
+impl Record {
+    /// A record of `origin` for the account `uid`, `gid`, created now.
+    pub fn new(origin: Origin, uid: u32, gid: u32, shell: PathBuf, options: Options) -> Record {
+        let (path, path_bytes) = JsonPath::encode(&origin.path);
+        Record {
+            schema: SCHEMA,
+            home: Path::new("/home").join(&origin.name),
+            name: origin.name,
+            path,
+            path_bytes,
+            uid,
+            gid,
+            shell,
+            created: rfc3339(std::time::SystemTime::now()),
+            ownership: origin.ownership,
+            owner: origin.owner,
+            creator: origin.creator,
+            options,
+            labels: BTreeMap::new(),
+            worktree: None,
+        }
+    }
+
+    /// The project, at the path where it is on the host and inside.
+    pub fn project(&self) -> PathBuf {
+        // `parse` has checked the encoding; the lossy path stands in where nothing did
+        JsonPath::decode(self.path.clone(), self.path_bytes.as_deref()).unwrap_or_else(|_| PathBuf::from(&self.path))
+    }
+
+    /// Fails when the environment is another person's: it is its creator's, the project owner's and
+    /// root's, who may act on it through sudo.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names whose it is.
+    pub fn require_caller(&self, caller: Caller) -> Result<()> {
+        if caller.is_root() || [self.creator, self.owner.uid].contains(&caller.uid) {
+            return Ok(());
+        }
+        let message = format!("environment '{}' belongs to uid {}, not to you", self.name, self.creator);
+        Err(Failure::new(message).into())
+    }
+
+    /// Whether processes inside can write what lies at `path`, which is canonical.
+    pub fn exposes(&self, path: &Path) -> bool {
+        let project = self.project();
+        let private = self.options.private.iter().any(|dir| path.starts_with(project.join(&dir.0)));
+        let git = self.worktree.as_ref().is_some_and(|worktree| path.starts_with(&worktree.common.0));
+        (path.starts_with(&project) && !private)
+            || git
+            || path.starts_with(&self.home)
+            || self.options.rw.iter().any(|dir| path.starts_with(&dir.0))
+    }
+
+    /// Reads the record of `name`.
+    ///
+    /// # Errors
+    /// [`Unreadable`] says why it cannot be relied on.
+    pub fn load(name: &Name) -> Result<Record, Unreadable> {
+        match std::fs::read(file(name)) {
+            Ok(text) => Record::parse(&text, name),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unreadable::Missing(match dir(name).exists() {
+                true => Gap::HalfMade,
+                false => Gap::NeverMade,
+            })),
+            Err(e) => Err(Unreadable::Broken(format!("record cannot be read: {e}"))),
+        }
+    }
+
+    /// Reads `text` as the record of `name`.
+    ///
+    /// # Errors
+    /// A damaged record, one of a newer schema, one of another name or path.
+    pub fn parse(text: &[u8], name: &Name) -> Result<Record, Unreadable> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let broken = |why: String| Err(Unreadable::Broken(why));
+        let read = serde_json::from_slice::<Record>(text);
+        // one of another schema need not look like a record of this one
+        let schema = match &read {
+            Ok(record) => record.schema,
+            Err(_) => serde_json::from_slice::<Version>(text).map_or(SCHEMA, |version| version.schema),
+        };
+        if schema != SCHEMA {
+            return broken(format!("record has schema {schema}, these tools know {SCHEMA}"));
+        }
+        let record = match read {
+            Ok(record) => record,
+            Err(e) => return broken(format!("record is damaged: {e}")),
+        };
+        let Ok(path) = JsonPath::decode(record.path.clone(), record.path_bytes.as_deref()) else {
+            return broken("record is damaged: path_bytes is not base64".to_owned());
+        };
+        if record.name != *name {
+            return broken(format!("record names another environment: {}", record.name));
+        }
+        if !path.is_absolute() || !name.fits(&path) {
+            return broken(format!("record names another path: {}", path.display()));
+        }
+        let uid_fits = match record.ownership {
+            Ownership::SharedUid => record.uid != 0 && record.uid == record.owner.uid,
+            Ownership::Idmap | Ownership::Native => IDS.contains(&record.uid),
+        };
+        if !uid_fits || !IDS.contains(&record.gid) {
+            return broken(format!("record names another account: {}:{}", record.uid, record.gid));
+        }
+        if record.home != Path::new("/home").join(name) {
+            return broken(format!("record names another home: {}", record.home.display()));
+        }
+        Ok(record)
+    }
+}
+
+/// Why there is no record to rely on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// There is none.
+    Missing(Gap),
+    /// There is one, but it is not to be trusted.
+    Broken(String),
+}
+
+impl Unreadable {
+    /// This as the failure of whoever wanted the record of `name`.
+    pub fn failure(&self, name: &Name) -> Failure {
+        match self {
+            Unreadable::Missing(Gap::NeverMade) => Failure::new(format!("no such environment: {name}")),
+            why => {
+                Failure::new(format!("environment '{name}' is broken: {why}")).hint(format!("lbx-env repair {name}"))
+            }
+        }
+    }
+}
+
+/// How there comes to be no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// No such environment.
+    NeverMade,
+    /// A create or a delete was interrupted.
+    HalfMade,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unreadable::Missing(Gap::NeverMade) => "there is no such environment",
+            Unreadable::Missing(Gap::HalfMade) => "a create or delete of it was interrupted",
+            Unreadable::Broken(why) => why,
+        })
+    }
+}
+
+/// `value` as one line of JSON, with the control characters that JSON leaves as they are (U+007F to
+/// U+009F) spelt out: a terminal would obey them.
+///
+/// # Errors
+/// None for what these tools print.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = serde_json::to_string(value)?;
+    if text.contains(char::is_control) {
+        text = text
+            .chars()
+            .map(|c| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
+            .collect();
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+/// The directory that keeps what is known of `name`.
+pub fn dir(name: &Name) -> PathBuf {
+    Path::new(ENVS).join(name)
+}
+
+/// The record of `name`.
+pub fn file(name: &Name) -> PathBuf {
+    dir(name).join("record.json")
+}
+
+/// Where the record of `name` is moved when its deletion begins.
+pub fn deleted_file(name: &Name) -> PathBuf {
+    dir(name).join("deleted.json")
+}
+
+/// The file that is locked (`fcntl(2)`) while `name` is being changed; root's, mode 0600.
+pub fn lock_file(name: &Name) -> PathBuf {
+    dir(name).join("lock")
+}
+
+/// The file whose mtime is the last use of `name`.
+pub fn last_used_file(name: &Name) -> PathBuf {
+    dir(name).join("last_used")
+}
+
+/// The names of all environments, sorted, the broken ones too.
+///
+/// # Errors
+/// The directory of records cannot be read; that it does not exist is an empty list.
+pub fn names() -> Result<Vec<Name>> {
+    let entries = match std::fs::read_dir(ENVS) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot read directory: {ENVS}"))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read directory: {ENVS}"))?;
+        names.extend(Name::parse(&entry.file_name()));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The environments of the project at `path`, which is canonical: its default name first.
+///
+/// # Errors
+/// The directory of records cannot be read.
+pub fn of_path(path: &Path) -> Result<Vec<Name>> {
+    let is_of = |name: &Name| {
+        let deleted = || std::fs::read(deleted_file(name)).ok().and_then(|text| Record::parse(&text, name).ok());
+        Record::load(name).ok().or_else(deleted).is_some_and(|r| r.project() == path)
+    };
+    let Ok(default) = Name::of(path) else { return Ok(Vec::new()) };
+    if is_of(&default) {
+        return Ok(vec![default]);
+    }
+    // all names of one path end alike
+    let digits = default.as_str().rsplit('-').next().unwrap_or_default();
+    Ok(names()?.into_iter().filter(|name| name.as_str().ends_with(digits) && is_of(name)).collect())
+}
+
+/// The environment that an operand means: a name, else the path of a project.
+///
+/// `Ok(None)`: there is none. A path means the default name if its record matches, else the one
+/// environment of that path.
+///
+/// # Errors
+/// Several environments of that path; a path that cannot be resolved.
+pub fn find(operand: &OsStr) -> Result<Option<Name>> {
+    if let Some(name) = Name::parse(operand) {
+        return Ok(dir(&name).exists().then_some(name));
+    }
+    let path = canonical(Path::new(operand))?;
+    let mut names = of_path(&path)?;
+    if names.len() > 1 {
+        let list: Vec<&str> = names.iter().map(Name::as_str).collect();
+        return Err(Failure::new(format!("several environments of path '{}'", path.display()))
+            .hint(format!("name one: {}", list.join(" ")))
+            .into());
+    }
+    // one that is half-made or damaged has no record that could name its path
+    let unreadable = || {
+        let name = Name::of(&path).ok()?;
+        match Record::load(&name) {
+            Ok(_) | Err(Unreadable::Missing(Gap::NeverMade)) => None,
+            Err(_) => Some(name),
+        }
+    };
+    Ok(names.pop().or_else(unreadable))
+}
+
+/// As [`find`], where there must be one.
+///
+/// # Errors
+/// As [`find`], and a [`Failure`] that names what is missing.
+pub fn require(operand: &OsStr) -> Result<Name> {
+    if let Some(name) = find(operand)? {
+        return Ok(name);
+    }
+    if let Some(name) = Name::parse(operand) {
+        let missing = Failure::new(format!("no such environment: {name}"));
+        return Err(match near(&name)? {
+            Some(other) => missing.hint(format!("did you mean '{other}'?")),
+            None => missing.hint("lbx-ls --names lists those there are"),
+        }
+        .into());
+    }
+    let path = canonical(Path::new(operand))?;
+    let words = [OsString::from("lbx-env create"), path::shell_quoted(path.as_os_str()).into()];
+    Err(Failure::new(format!("no environment of path '{}'", path.display()))
+        .hint(words.join(OsStr::new(" ")).to_string_lossy())
+        .into())
+}
+
+/// The name that is most like `name`, if one is much like it.
+fn near(name: &Name) -> Result<Option<Name>> {
+    let likeness = |other: &Name| strsim::jaro_winkler(other.as_str(), name.as_str());
+    let best = names()?.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    Ok(best.filter(|other| likeness(other) > 0.9))
+}
+
+/// `time` as RFC 3339 in UTC, to the second.
+pub fn rfc3339(time: std::time::SystemTime) -> String {
+    let second = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    jiff::Timestamp::from_second(i64::try_from(second).unwrap_or(0)).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn record(path: &Path) -> Record {
+        let origin = Origin {
+            name: Name::of(path).unwrap(),
+            path: path.to_owned(),
+            owner: Owner { uid: 1000, gid: 1000, device: 1 },
+            ownership: Ownership::Idmap,
+            creator: 1000,
+        };
+        Record::new(origin, 65536, 65536, "/bin/bash".into(), Options::default())
+    }
+
+    #[test]
+    fn a_record_survives_json_whatever_its_path() {
+        for path in [&b"/home/al ice/p"[..], b"/x/\xff\n\"", b"/x/-rf"] {
+            let path = Path::new(OsStr::from_bytes(path));
+            let record = record(path);
+            let text = serde_json::to_vec(&record).unwrap();
+            let read = Record::parse(&text, &record.name).unwrap();
+            assert_eq!(read, record);
+            assert_eq!(read.project(), path);
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_relied_on_is_broken() {
+        let good = record(Path::new("/home/alice/p"));
+        let text = serde_json::to_string(&good).unwrap();
+        let other = Name::of(Path::new("/home/bob/p")).unwrap();
+        let cases = [
+            (String::new(), "damaged"),
+            (text[..text.len() / 2].to_owned(), "damaged"),
+            ("null".to_owned(), "damaged"),
+            (text.replace("\"schema\":1", "\"schema\":2"), "schema 2"),
+            (text.replace("/home/alice/p", "/home/alice/q"), "another path"),
+            (text.replace("/home/alice/p", "relative"), "another path"),
+            (text.replace("\"path\":", "\"path_bytes\":\"%\",\"path\":"), "base64"),
+            (text.replace(&format!("/home/{}", good.name), "/etc"), "another home"),
+            (text.replacen("\"uid\":65536", "\"uid\":0", 1), "another account"),
+            (text.replacen("\"gid\":65536", "\"gid\":0", 1), "another account"),
+            (text.replace("idmap", "shared-uid"), "another account"),
+        ];
+        for (text, why) in cases {
+            match Record::parse(text.as_bytes(), &good.name) {
+                Err(Unreadable::Broken(told)) => assert!(told.contains(why), "{told}"),
+                unexpected => panic!("{text}: {unexpected:?}"),
+            }
+        }
+        assert!(matches!(Record::parse(text.as_bytes(), &other), Err(Unreadable::Broken(_))));
+    }
+
+    #[test]
+    fn an_environment_is_its_creators_its_owners_and_roots() {
+        let record = Record { creator: 1001, ..record(Path::new("/home/alice/p")) };
+        for (uid, may) in [(0, true), (1000, true), (1001, true), (1002, false), (65536, false)] {
+            assert_eq!(record.require_caller(Caller { uid, gid: uid }).is_ok(), may, "{uid}");
+        }
+    }
+
+    #[test]
+    fn what_the_inside_can_write_is_known() {
+        let mut record = record(Path::new("/home/alice/p"));
+        record.options.private = vec![JsonPath("target".into())];
+        record.options.rw = vec![JsonPath("/srv/shared".into())];
+        for (path, exposed) in [
+            ("/home/alice/p/bin/tool", true),
+            ("/home/alice/p/target/release/tool", false),
+            ("/home/alice/p2/tool", false),
+            ("/srv/shared/x", true),
+            ("/usr/local/bin/tool", false),
+            (&format!("/home/{}/bin/tool", record.name), true),
+        ] {
+            assert_eq!(record.exposes(Path::new(path)), exposed, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_json_cannot_drive_a_terminal() {
+        let text = "a\u{1b}\n\u{7f}\u{9b}\u{e4}";
+        let line = json_line(&text).unwrap();
+        assert_eq!(line, "\"a\\u001b\\n\\u007f\\u009b\u{e4}\"\n");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let good = record(Path::new("/home/alice/p"));
+        let text = serde_json::to_string(&good).unwrap().replacen('{', "{\"later\":[1],", 1);
+        assert_eq!(Record::parse(text.as_bytes(), &good.name).unwrap(), good);
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        assert_eq!(rfc3339(time), "2001-09-09T01:46:40Z");
+    }
+}

@@ -1,0 +1,309 @@
+//! The system calls that no crate wraps, each with its source; the one module with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::unistd::Pid;
+
+/// Which side of a [`clone`] this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller: the new process's pid as the caller sees it, and a descriptor of it.
+    Parent(Pid, OwnedFd),
+}
+
+/// `clone3(2)` without a stack, as fork(2) does: into new namespaces (`CLONE_NEW*` of `flags`) and,
+/// where `cgroup` is given, straight into that cgroup (`CLONE_INTO_CGROUP`, Linux 5.7), which
+/// costs nothing where a write to `cgroup.procs` costs milliseconds.
+///
+/// The calling process must have one thread, as these tools have: the child has only that one.
+///
+/// # Errors
+/// Those of clone3(2): ENOSPC from a limit of namespaces, EAGAIN from one of processes.
+pub fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    // the libc crate's constant does not hold its 34 bits
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all fields of clone_args are integers, for which zero means "not given".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = &cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM and without a stack this behaves as fork(2); args lives across the
+    // call, and pidfd is written by the kernel in the parent alone.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel has just made this descriptor for the caller.
+        1.. => Ok(Cloned::Parent(Pid::from_raw(pid as i32), unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `fork(2)`: `None` in the child. The calling process must have one thread.
+///
+/// # Errors
+/// EAGAIN at a limit of processes.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: with one thread the child may do whatever the parent may.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        pid @ 1.. => Ok(Some(Pid::from_raw(pid))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the process at once, without what `exit(3)` runs: for a child of [`clone`], whose
+/// buffers and handlers are its parent's.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit(2) has no precondition.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
+/// Marks every descriptor from `first` on to be closed by exec: `close_range(2)`, Linux 5.11.
+///
+/// # Errors
+/// EINVAL before Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: marks descriptors, frees none.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Closes every descriptor from `first` to `last`: `close_range(2)`.
+///
+/// # Errors
+/// None on a kernel that has the call.
+pub fn close_between(first: u32, last: u32) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: only for a process that is about to wait for ever or to exec, and uses no descriptor
+    // of that range any more.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+/// What [`mount_setattr`] changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountChange<'fd> {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// The user namespace of an id-mapped mount.
+    pub userns: Option<BorrowedFd<'fd>>,
+    /// Takes the mount out of its peer group: what is mounted below it shows nowhere else.
+    pub private: bool,
+    /// With all mounts below.
+    pub recursive: bool,
+}
+
+/// `mount_setattr(2)` on the mount that `mount` is open on; Linux 5.12.
+///
+/// # Errors
+/// EINVAL where the file system carries no id mapping.
+pub fn mount_setattr(mount: BorrowedFd<'_>, change: MountChange<'_>) -> io::Result<()> {
+    // SAFETY: all fields of mount_attr are integers.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = change.set;
+    attr.attr_clr = change.clear;
+    if change.private {
+        attr.propagation = libc::MS_PRIVATE;
+    }
+    if let Some(userns) = &change.userns {
+        attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attr.userns_fd = userns.as_raw_fd() as u64;
+    }
+    let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, attr lives across the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+}
+
+/// Whether this process, with its effective IDs, may do to what `fd` is open on all that `wanted`
+/// (`R_OK`, `W_OK`, `X_OK`) says: `faccessat2(2)`, Linux 5.8, with an empty path, which libc's
+/// function of that name refuses.
+///
+/// # Errors
+/// EACCES and its like: it may not.
+pub fn require_access(fd: BorrowedFd<'_>, wanted: i32) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path is a C string, nothing is written.
+    check(unsafe { libc::syscall(libc::SYS_faccessat2, fd.as_raw_fd(), c"".as_ptr(), wanted, flags) })
+}
+
+/// Gives the process a new, empty session keyring: `keyctl(2)` with `KEYCTL_JOIN_SESSION_KEYRING`.
+/// A kernel without keyrings has nothing to hide.
+///
+/// # Errors
+/// EDQUOT at the quota of keys.
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) }) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        result => result,
+    }
+}
+
+/// Installs `program` as a seccomp filter of this thread: `seccomp(2)`. It needs
+/// `no_new_privs`, or root.
+///
+/// # Errors
+/// EINVAL for a program that the kernel cannot verify.
+pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `len` instructions at `filter`, and writes none.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const fprog) })
+}
+
+/// What a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// What the kernel does by default.
+    Default,
+    /// Nothing.
+    Ignore,
+}
+
+/// Sets what `signal` does: `sigaction(2)`, without a handler.
+///
+/// # Errors
+/// EINVAL for SIGKILL and SIGSTOP.
+pub fn dispose(signal: nix::sys::signal::Signal, disposition: Disposition) -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+    let handler = match disposition {
+        Disposition::Default => SigHandler::SigDfl,
+        Disposition::Ignore => SigHandler::SigIgn,
+    };
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler of ours runs.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
+}
+
+/// The descriptor `number` as a borrowed one, for calls that take no number.
+///
+/// It must be open for as long as the result is used.
+pub fn borrow<'fd>(number: i32) -> BorrowedFd<'fd> {
+    // SAFETY: a number that is not open makes calls fail with EBADF; none of ours closes it.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// The descriptor `number` as a file that closes it. Nothing else in the process may own it.
+pub fn adopt(number: i32) -> std::fs::File {
+    // SAFETY: the caller has put it at this number itself.
+    unsafe { std::fs::File::from_raw_fd(number) }
+}
+
+/// Makes `to` a copy of descriptor `from`: `dup2(2)`. It stays open over exec.
+///
+/// # Errors
+/// EBADF when `from` is not open.
+pub fn duplicate(from: i32, to: i32) -> io::Result<()> {
+    // SAFETY: changes a descriptor that only this process's code knows by number.
+    check(libc::c_long::from(unsafe { libc::dup2(from, to) }))
+}
+
+/// Takes every capability out of the bounding set: `prctl(2)` with `PR_CAPBSET_DROP`, up to the
+/// last that the kernel has. It needs privilege, and so comes before the uid changes.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP.
+pub fn drop_bounding_set() -> io::Result<()> {
+    for capability in 0..=63 {
+        // SAFETY: changes a set of this thread alone.
+        match check(libc::c_long::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Empties the ambient, permitted, effective and inheritable sets: `capset(2)`.
+///
+/// # Errors
+/// None on Linux.
+fn drop_capabilities() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities};
+    let none = CapabilitySet::empty();
+    clear_ambient_capability_set()?;
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// Becomes the user `uid`, `gid` for good: no further group, no capability, no way to gain one, and
+/// nobody of that user may look into the process until it executes something. The order is
+/// forced: each step needs the privilege that the next gives up.
+///
+/// # Errors
+/// EPERM without privilege; the process must then end.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
+    use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    drop_capabilities()?;
+    set_no_new_privs(true)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Raises `lo` in this network namespace: `netdevice(7)`, SIOCSIFFLAGS.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over the namespace.
+pub fn raise_loopback() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: zero is a valid ifreq; its name is ended by NUL.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads the request, which lives across the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }))
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    match result {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_is_a_child() {
+        match fork().unwrap() {
+            None => exit_now(7),
+            Some(pid) => {
+                let status = nix::sys::wait::waitpid(pid, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 7));
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_that_the_kernel_cannot_verify_is_refused() {
+        assert!(install_filter(&[]).is_err());
+    }
+}

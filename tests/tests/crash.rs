@@ -1,0 +1,444 @@
+//! Killed at any instant, or refused any system call: the same command again finishes, and after
+//! delete nothing is left.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use lbx_tests::machine::{self, entries, listed};
+use lbx_tests::{Project, command, host, installed, std_command, tool_file};
+
+/// System calls that change what outlives a process, or make or end one.
+const CHANGING: [&str; 40] = [
+    "capset",
+    "chmod",
+    "chown",
+    "clone",
+    "clone3",
+    "close_range",
+    "execve",
+    "exit_group",
+    "fchmod",
+    "fchmodat",
+    "fchown",
+    "fchownat",
+    "fcntl",
+    "flock",
+    "fork",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fsync",
+    "ftruncate",
+    "kill",
+    "linkat",
+    "mkdir",
+    "mkdirat",
+    "mknodat",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "pidfd_send_signal",
+    "pivot_root",
+    "rename",
+    "renameat",
+    "renameat2",
+    "setns",
+    "symlinkat",
+    "umount2",
+    "unlink",
+    "unlinkat",
+    "unshare",
+];
+
+/// One at a time: what is left is looked for on the whole machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Everything that an environment could leave behind, but for what delete is to leave: the group,
+/// the holder's account and empty directories.
+fn picture() -> Vec<String> {
+    let mut lines = Vec::new();
+    for dir in ["/etc", "/home"] {
+        lines.extend(entries(dir).iter().map(|e| format!("{dir}/{e}")));
+    }
+    let state = "find /var/lib/llima-box /run/llima-box ! -type d -o ! -empty 2>/dev/null | sort || true";
+    lines.extend(host(state).lines().map(str::to_owned));
+    for file in ["passwd", "group", "shadow", "gshadow", "subuid", "subgid"] {
+        let text = std::fs::read_to_string(Path::new("/etc").join(file)).unwrap_or_default();
+        lines.extend(text.lines().map(|l| format!("{file}: {l}")));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    lines.extend(mounts.lines().map(|l| l.split(' ').skip(3).take(3).collect::<Vec<_>>().join(" ")));
+    for cgroups in ["/sys/fs/cgroup/llima-box", "/sys/fs/cgroup/unified/llima-box"] {
+        let below = entries(cgroups).into_iter().filter(|e| Path::new(cgroups).join(e).is_dir());
+        lines.extend(below.map(|e| format!("{cgroups}/{e}")));
+    }
+    lines.extend(processes_elsewhere());
+    lines
+}
+
+/// Processes in other mount namespaces than this one: of environments, all of them.
+fn processes_elsewhere() -> Vec<String> {
+    let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    let is_elsewhere = |pid: &String| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|ns| ns != own);
+    let said = |pid: String| {
+        let argv = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        format!("process {}", argv.replace('\0', " "))
+    };
+    entries("/proc").into_iter().filter(|e| e.parse::<u32>().is_ok()).filter(is_elsewhere).map(said).collect()
+}
+
+/// What the machine looks like without environments, once there has been one.
+fn untouched() -> &'static [String] {
+    static UNTOUCHED: OnceLock<Vec<String>> = OnceLock::new();
+    UNTOUCHED.get_or_init(|| {
+        let project = Project::new();
+        project.create(&[]);
+        project.sh("true");
+        project.must("delete");
+        drop(project);
+        picture()
+    })
+}
+
+/// What is killed: `lbx-env VERB` on an environment that is there as far as VERB needs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verb {
+    Create,
+    Start,
+    Stop,
+    Delete,
+}
+
+const VERBS: [Verb; 4] = [Verb::Create, Verb::Start, Verb::Stop, Verb::Delete];
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::Delete => "delete",
+        }
+    }
+
+    /// Makes what the verb finds.
+    fn prepare(self, project: &Project) {
+        if self == Verb::Create {
+            return;
+        }
+        project.create(&["--private", "target"]);
+        if self == Verb::Stop || self == Verb::Delete {
+            project.sh("mkdir -p ~/a/b; echo x >~/a/file; echo y >target/z; (sleep 8000 >/dev/null 2>&1 </dev/null &)");
+        }
+    }
+
+    fn words(self, project: &Project) -> Vec<String> {
+        let mut words = vec![tool_file("lbx-env").display().to_string(), self.word().to_owned()];
+        if self == Verb::Create {
+            words.extend(["--private".to_owned(), "target".to_owned()]);
+        }
+        words.push(project.str().to_owned());
+        words
+    }
+
+    /// After an interruption: the command again, or repair first, or delete at once, finish it;
+    /// then nothing is left.
+    fn finishes(self, project: &Project, name: &str, round: usize, what: &dyn Debug) {
+        let again = |words: &[String]| {
+            let output = command(&words[0]).args(&words[1..]).output().unwrap();
+            assert!(output.status.success(), "{self:?} after {what:?}: {words:?}: {output:?}");
+        };
+        let env = |verb: &str| again(&[tool_file("lbx-env").display().to_string(), verb.to_owned(), name.to_owned()]);
+        if round % 3 == 1 && listed(name).is_some() {
+            env("repair");
+            let state = listed(name).map(|object| object["state"].clone());
+            assert_ne!(state, Some("broken".into()), "{self:?} after {what:?}: repair left it broken");
+        }
+        if round % 3 != 2 && (self != Verb::Delete || listed(name).is_some()) {
+            again(&self.words(project));
+            let state = listed(name).map(|object| object["state"].as_str().unwrap().to_owned());
+            let expected = match self {
+                Verb::Create | Verb::Stop => Some("stopped"),
+                Verb::Start => Some("running"),
+                Verb::Delete => None,
+            };
+            assert_eq!(state.as_deref(), expected, "{self:?} after {what:?}");
+            if self != Verb::Delete {
+                let inside = project.enter(["sh", "-c", "id -un; echo y >target/y"]).output().unwrap();
+                assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), name, "{self:?} after {what:?}: {inside:?}");
+            }
+        }
+        again(&[tool_file("lbx-env").display().to_string(), "delete".into(), "-f".into(), name.to_owned()]);
+        // by its path too: a half-made one is found by neither or both
+        again(&[tool_file("lbx-env").display().to_string(), "delete".into(), "-f".into(), project.str().to_owned()]);
+        host(&format!("rm -rf '{}/target'", project.str()));
+        nothing_is_left(&format!("{self:?} after {what:?}"));
+    }
+}
+
+fn nothing_is_left(what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let (now, before) = (picture(), untouched());
+        if now == before {
+            return;
+        }
+        if Instant::now() > deadline {
+            let more: Vec<_> = now.iter().filter(|l| !before.contains(l)).collect();
+            let less: Vec<_> = before.iter().filter(|l| !now.contains(l)).collect();
+            panic!("{what}: left {more:#?}, missing {less:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A system call of the tool: its name, and which of its process's calls of that name it is.
+type Call = (String, usize);
+
+/// The calls that change something, of all processes of an undisturbed run, and how many calls
+/// the busiest process makes.
+fn calls(verb: Verb) -> (BTreeSet<Call>, usize) {
+    let project = Project::new();
+    verb.prepare(&project);
+    let log = project.base().join("strace");
+    let output = traced(&log, &[], &verb.words(&project));
+    assert!(output.status.success(), "{output:?}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut totals: HashMap<&str, usize> = HashMap::new();
+    let mut changing = BTreeSet::new();
+    for line in text.lines() {
+        let Some((pid, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        let Some((call, arguments)) = rest.split_once('(') else { continue };
+        if !call.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+            continue;
+        }
+        *totals.entry(pid).or_default() += 1;
+        let count = counts.entry((pid, call)).or_default();
+        *count += 1;
+        let opens = call.starts_with("open") && (arguments.contains("O_CREAT") || arguments.contains("O_TRUNC"));
+        let writes = call.contains("write") && !arguments.starts_with("1,") && !arguments.starts_with("2,");
+        let locks = call == "fcntl" && arguments.contains("_SETLK");
+        if opens || writes || locks || (CHANGING.contains(&call) && call != "fcntl") {
+            changing.insert((call.to_owned(), *count));
+        }
+    }
+    assert!(changing.len() > 5, "{verb:?} changes something: {text}");
+    (changing, totals.into_values().max().unwrap_or(0))
+}
+
+/// Runs `words` under strace, whose tracer is no parent of it and goes with its last process: the
+/// output is in a file, since the end of a pipe would come with the tracer's.
+fn traced(log: &Path, options: &[&str], words: &[String]) -> Output {
+    let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let mut strace = std_command("strace");
+    strace.args(["-D", "-f", "-qq", "-o"]).arg(log).args(options).arg("--").args(words);
+    strace.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+    let mut child = strace.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                panic!("{words:?} with {options:?} never ended");
+            }
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    Output { status, stdout: content(&mut stdout), stderr: content(&mut stderr) }
+}
+
+fn content(file: &mut std::fs::File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// A sweep over the `part`th of `of` parts of all calls that change something.
+fn kill_before_each_change(verb: Verb) {
+    if !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let (changing, longest) = calls(verb);
+    let sampled = (1..=longest).step_by(longest.div_ceil(25).max(1)).map(|n| ("all".to_owned(), n));
+    let (mut disturbed, mut rounds) = (0, 0);
+    for (round, (call, when)) in changing.into_iter().chain(sampled).enumerate() {
+        let project = Project::new();
+        verb.prepare(&project);
+        let inject = format!("inject={call}:signal=KILL:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &verb.words(&project));
+        disturbed += usize::from(!output.status.success());
+        rounds += 1;
+        verb.finishes(&project, &project.name(), round, &inject);
+    }
+    // a child that is killed may be made up for
+    assert!(disturbed > rounds / 2, "only {disturbed} of {rounds} runs of {verb:?} were disturbed");
+}
+
+#[test]
+fn create_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_before_each_change(Verb::Create);
+}
+
+#[test]
+fn start_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_before_each_change(Verb::Start);
+}
+
+#[test]
+fn stop_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_before_each_change(Verb::Stop);
+}
+
+#[test]
+fn delete_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_before_each_change(Verb::Delete);
+}
+
+/// Numbers that no test run repeats.
+fn random(below: u64) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() % below.max(1)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Tool,
+    ToolAndItsChildren,
+    Parent,
+}
+
+#[test]
+fn two_hundred_kills_at_random_instants_leave_nothing() {
+    let _alone = alone();
+    untouched();
+    for round in 0..200 {
+        let verb = VERBS[round % 4];
+        let victim = [Victim::Tool, Victim::ToolAndItsChildren, Victim::Parent][round / 4 % 3];
+        let project = Project::new();
+        verb.prepare(&project);
+        let instant = Duration::from_micros(random(match verb {
+            Verb::Create => 15_000,
+            Verb::Start => 30_000,
+            Verb::Stop | Verb::Delete => 30_000,
+        }));
+        let words = verb.words(&project);
+        let mut tool = match victim {
+            Victim::Parent => {
+                let mut sh = std_command("sh");
+                sh.args(["-c", "\"$@\"; :", "sh"]).args(&words);
+                sh
+            }
+            _ => {
+                let mut tool = std_command(&words[0]);
+                tool.args(&words[1..]);
+                tool
+            }
+        };
+        tool.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = tool.spawn().unwrap();
+        std::thread::sleep(instant);
+        let pid = i32::try_from(child.id()).unwrap();
+        let target = nix::unistd::Pid::from_raw(if matches!(victim, Victim::ToolAndItsChildren) { -pid } else { pid });
+        let _ = nix::sys::signal::kill(target, nix::sys::signal::Signal::SIGKILL);
+        child.wait().unwrap();
+        verb.finishes(&project, &project.name(), round, &(victim, instant));
+    }
+}
+
+#[test]
+fn first_shells_killed_at_random_instants_leave_nothing() {
+    let _alone = alone();
+    untouched();
+    for round in 0..40 {
+        let project = Project::new();
+        let mut shell = std_command(tool_file("llima-box"));
+        shell.arg("shell").arg(project.path()).args(["--", "true"]);
+        shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = shell.spawn().unwrap();
+        let instant = Duration::from_micros(random(60_000));
+        std::thread::sleep(instant);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(
+            lbx_tests::text(
+                command(tool_file("llima-box"))
+                    .arg("shell")
+                    .arg(project.path())
+                    .args(["--", "echo", "in"])
+                    .assert()
+                    .success()
+            ),
+            "in\n"
+        );
+        project.must("stop");
+        Verb::Stop.finishes(&project, &project.name(), round, &instant);
+    }
+}
+
+/// Every changing call fails once: the tool says so, and nothing is left.
+fn fail_each_change(verb: Verb, error: &str) {
+    if !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    // a lock that is refused is waited for; and a process that cannot end is none of these tools'
+    let not_failing = ["fcntl", "exit_group", "execve", "close_range", "kill", "pidfd_send_signal"];
+    let (changing, _) = calls(verb);
+    for (round, (call, when)) in changing.into_iter().filter(|(c, _)| !not_failing.contains(&c.as_str())).enumerate() {
+        let project = Project::new();
+        verb.prepare(&project);
+        let inject = format!("inject={call}:error={error}:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &verb.words(&project));
+        if !output.status.success() {
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{verb:?} with {inject}: {output:?}");
+            // the message is a write as well, which may be the one that fails
+            let mute = call.contains("write") && told.is_empty();
+            assert!(mute || told.starts_with("lbx-env: ") && told.len() > 20, "{verb:?} with {inject}: {told}");
+        }
+        verb.finishes(&project, &project.name(), round, &inject);
+    }
+}
+
+#[test]
+fn create_on_a_full_disk_says_so_and_leaves_nothing() {
+    fail_each_change(Verb::Create, "ENOSPC");
+}
+
+#[test]
+fn start_without_processes_or_mounts_says_so_and_leaves_nothing() {
+    fail_each_change(Verb::Start, "EAGAIN");
+}
+
+#[test]
+fn the_machine_is_looked_at_where_something_can_be_seen() {
+    let _alone = alone();
+    let before = untouched();
+    let project = Project::new();
+    project.create(&[]);
+    project.must("start");
+    let now = picture();
+    let more: Vec<_> = now.iter().filter(|l| !before.contains(l)).collect();
+    for what in ["passwd: ", "shadow: ", "group: ", "/home/", "/var/lib/llima-box/envs/", "/run/llima-box/", "process "]
+    {
+        assert!(more.iter().any(|l| l.starts_with(what)), "{what} is not among {more:#?}");
+    }
+    assert!(machine::traces(&project.name()).len() > 5);
+}

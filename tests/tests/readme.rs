@@ -1,0 +1,136 @@
+//! What a reader will copy from README.md and CONTRIBUTING.md, run as it stands.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lbx_tests::{Command, Project, bin_dir, command, repository, text, tool};
+
+/// Held by each test: some examples stop every environment that there is.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The blocks of `file` behind `<!-- MARK -->`, each in a fence.
+fn blocks(file: &str, mark: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(repository().join(file)).expect("the page is readable");
+    let mark = format!("<!-- {mark} -->\n```");
+    let body = |rest: &str| {
+        let (_language, rest) = rest.split_once('\n').expect("a fence is a line");
+        rest.split_once("```").expect("a fence ends").0.to_owned()
+    };
+    page.split(&mark).skip(1).map(body).collect()
+}
+
+/// `script` as a person runs it in `project`, the tools on PATH, in a home of its own.
+fn run(project: &Project, script: &str) -> Command {
+    let home = project.base().join("person");
+    std::fs::create_dir_all(&home).expect("a home can be made");
+    let mut bash = command("bash");
+    let path = format!("{}:{}:/usr/bin:/bin", bin_dir().display(), home.join("bin").display());
+    bash.args(["-euo", "pipefail", "-c", script]).current_dir(project.path()).env("PATH", path).env("HOME", home);
+    bash
+}
+
+#[test]
+fn every_example_of_the_readme_runs() {
+    let _alone = alone();
+    let blocks = blocks("README.md", "test");
+    assert!(blocks.len() >= 7, "README has lost its examples");
+    for block in blocks {
+        let project = Project::new();
+        project.create(&[]);
+        project.must("start");
+        project.write("dir/file", "");
+        run(&project, &block).assert().success();
+    }
+}
+
+#[test]
+fn examples_of_the_readme_do_what_it_says() {
+    let _alone = alone();
+    let project = Project::new();
+    let name = project.create(&[]);
+    let running = &blocks_printing(&project, "select(.state");
+    assert!(!running.contains(project.str()), "{name} is not running");
+    project.must("start");
+    assert!(blocks_printing(&project, "select(.state").lines().any(|line| line == project.str()));
+
+    project.write("dir/file", "");
+    assert_eq!(blocks_printing(&project, "find .").lines().count(), 1);
+    blocks_printing(&project, "-- sort");
+    assert_eq!(project.read("sorted"), "a\nb\n");
+    assert!(blocks_printing(&project, "while read").contains(&format!("{name}: 2 files")));
+    blocks_printing(&project, "xargs");
+    assert_eq!(project.state(), "stopped");
+}
+
+#[test]
+fn what_is_installed_is_whole() {
+    use std::os::unix::fs::MetadataExt;
+    let _alone = alone();
+    let project = Project::new();
+    let prefix = project.base().join("prefix");
+    // twice: an older version is replaced
+    for _ in 0..2 {
+        let mut install = command(repository().join("scripts/install"));
+        install.arg(&prefix).env("LBX_BIN_DIR", bin_dir()).assert().success().stdout("");
+    }
+    for tool in ["lbx-name", "lbx-env", "lbx-enter", "lbx-ls", "llima-box"] {
+        let file = std::fs::metadata(prefix.join("bin").join(tool)).expect("the tool is installed");
+        assert_eq!((file.uid(), file.mode() & 0o7777), (0, 0o755), "{tool}");
+        let share = prefix.join("share");
+        for file in [
+            format!("man/man1/{tool}.1"),
+            format!("bash-completion/completions/{tool}"),
+            format!("fish/vendor_completions.d/{tool}.fish"),
+        ] {
+            assert!(share.join(&file).is_file(), "{file} is not installed");
+        }
+    }
+    let help = command(prefix.join("bin/llima-box")).args(["help", "env"]).assert().success();
+    assert!(text(help).contains("lbx-env"));
+    command(prefix.join("bin/llima-box")).args(["shell", project.str(), "--", "true"]).assert().success();
+}
+
+/// What the one block that contains `part` prints.
+fn blocks_printing(project: &Project, part: &str) -> String {
+    let all = blocks("README.md", "test");
+    let block = all.iter().find(|block| block.contains(part)).expect("README has that block");
+    text(run(project, block).assert().success())
+}
+
+#[test]
+fn the_config_file_of_the_readme_is_understood() {
+    let _alone = alone();
+    let project = Project::new();
+    let config = &blocks("README.md", "test: config")[0];
+    let home = project.base().join("person");
+    std::fs::create_dir_all(home.join(".config/llima-box")).expect("a directory can be made");
+    std::fs::create_dir_all(home.join(".cargo")).expect("a directory can be made");
+    std::fs::write(home.join(".config/llima-box/config.yaml"), config).expect("a file can be written");
+    project.write("target/outside", "");
+    let script = "ANTHROPIC_API_KEY=secret llima-box shell . -- sh -c 'echo $ANTHROPIC_API_KEY; ls target'";
+    assert_eq!(text(run(&project, script).assert().success()), "secret\n");
+    let options = &project.record()["options"];
+    assert_eq!(options["ro"][0], home.join(".cargo").to_str().expect("a path of UTF-8"));
+    assert_eq!(options["private"][0], "target");
+}
+
+#[test]
+fn the_plug_in_of_ten_lines_works() {
+    use std::os::unix::fs::PermissionsExt;
+    let _alone = alone();
+    let project = Project::new();
+    let name = project.create(&[]);
+    let bin = project.base().join("person/bin");
+    std::fs::create_dir_all(&bin).expect("a directory can be made");
+    let plug_in = bin.join("lbx-du");
+    std::fs::write(&plug_in, &blocks("CONTRIBUTING.md", "test: lbx-du")[0]).expect("a file can be written");
+    std::fs::set_permissions(&plug_in, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    project.sh("head -c 2M /dev/zero >~/two");
+    let printed = text(run(&project, "llima-box du .").assert().success());
+    let (size, of) = printed.trim_end().split_once('\t').expect("a size and a name");
+    assert_eq!(of, name);
+    assert!(size.parse::<u32>().expect("a number") >= 2048, "{printed}");
+    assert!(text(tool("lbx-ls").arg("--names").assert().success()).contains(&name));
+}
