@@ -198,8 +198,8 @@ fn a_stopped_command_is_stopped_and_can_be_ended() {
     let count = project.read("count");
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(project.read("count"), count, "it went on");
-    pty.send("kill %1\n");
     let tool = child_of(&pty);
+    pty.send("kill %1\n");
     // bash waits for it at the latest when it looks for something to say
     eventually("it ends", || {
         pty.send("\n");
