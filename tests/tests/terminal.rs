@@ -332,6 +332,10 @@ fn each_stream_is_a_terminal_or_not_as_documented() {
     let pty = shell();
     for (streams, seen, end) in cases {
         type_line(&pty, &enter(&project, script), streams);
+        if !end.is_empty() {
+            // typed before, the key would be the outer terminal's
+            eventually("the terminal is raw", || !pty.modes().local_modes.contains(LocalModes::ISIG));
+        }
         pty.send(end);
         pty.expect("done:2");
         pty.expect("outer> ");
