@@ -74,6 +74,17 @@ pub fn host(script: &str) -> String {
     text(sh.assert().success())
 }
 
+/// Makes `to` an executable copy of `from`. By a process of its own: a program that another thread
+/// forks while this one writes holds the file open, and nobody can execute it ("Text file busy").
+pub fn executable(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    command("install").args(["-D", "-m", "755"]).arg(from.as_ref()).arg(to.as_ref()).assert().success();
+}
+
+/// As [`executable`], with `text`.
+pub fn script(text: &str, to: impl AsRef<Path>) {
+    command("install").args(["-D", "-m", "755", "/dev/stdin"]).arg(to.as_ref()).write_stdin(text).assert().success();
+}
+
 /// What a finished command printed on stdout.
 pub fn text(assert: assert_cmd::assert::Assert) -> String {
     String::from_utf8_lossy(&assert.get_output().stdout).into_owned()

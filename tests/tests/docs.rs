@@ -211,14 +211,12 @@ fn what_the_readme_names_is_there() {
 
 /// A directory with an `lbx-ls` that knows two environments and notes how it was called.
 fn with_environments() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let script =
         format!("#!/bin/sh\necho \"$*\" >>{}/calls\nprintf 'alpha-1111\\nbeta-2222\\n'\n", dir.path().display());
     for (name, text) in [("lbx-ls", script.as_str()), ("lbx-own", "#!/bin/sh\necho started >&2; exit 1\n")] {
         let file = dir.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        lbx_tests::script(text, &file);
     }
     std::fs::create_dir_all(dir.path().join("here/some dir/below")).unwrap();
     std::fs::write(dir.path().join("here/file"), "").unwrap();

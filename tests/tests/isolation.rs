@@ -8,7 +8,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use lbx_tests::{Project, User, command, eventually, host, installed, machine, std_command, text, tool, tool_file};
+use lbx_tests::{
+    Project, User, command, eventually, executable, host, installed, machine, std_command, text, tool, tool_file,
+};
 
 /// Everything that a command inside can walk, but what every machine has and /proc.
 const EVERYWHERE: &str = "find / \\( -path /proc -o -path /usr -o -path /sys \\) -prune -o -print 2>/dev/null || :";
@@ -17,7 +19,7 @@ const EVERYWHERE: &str = "find / \\( -path /proc -o -path /usr -o -path /sys \\)
 fn project_with_attempt(options: &[&str]) -> Project {
     let project = Project::new();
     project.create(options);
-    std::fs::copy(env!("CARGO_BIN_EXE_attempt"), project.path().join("attempt")).unwrap();
+    executable(env!("CARGO_BIN_EXE_attempt"), project.path().join("attempt"));
     project
 }
 

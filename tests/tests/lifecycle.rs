@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use lbx_tests::machine::{account, entries, list, listed, traces};
-use lbx_tests::{Project, User, bin_dir, command, errors, eventually, host, installed, text, tool};
+use lbx_tests::{Project, User, bin_dir, command, errors, eventually, executable, host, installed, script, text, tool};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::json;
@@ -753,13 +753,12 @@ fn a_tools_sibling_is_looked_for_beside_it_and_not_on_path() {
     let planted = project.base().join("bin");
     std::fs::create_dir(&planted).unwrap();
     let evil = planted.join("lbx-env");
-    std::fs::write(&evil, format!("#!/bin/sh\ntouch {}/ran\n", planted.display())).unwrap();
-    std::fs::set_permissions(&evil, PermissionsExt::from_mode(0o755)).unwrap();
+    script(&format!("#!/bin/sh\ntouch {}/ran\n", planted.display()), &evil);
     let path = format!("{}:/usr/bin:/bin", planted.display());
     project.enter(["true"]).env("PATH", &path).assert().success();
     // without its sibling it fails, whatever PATH holds
     let lone = project.base().join("lbx-enter");
-    std::fs::copy(bin_dir().join("lbx-enter"), &lone).unwrap();
+    executable(bin_dir().join("lbx-enter"), &lone);
     project.must("stop");
     command(&lone).arg(project.path()).args(["--", "true"]).env("PATH", &path).current_dir("/").assert().code(125);
     std::fs::remove_file(&evil).unwrap();

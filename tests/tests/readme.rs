@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lbx_tests::{Command, Project, bin_dir, command, repository, text, tool};
+use lbx_tests::{Command, Project, bin_dir, command, repository, script, text, tool};
 
 /// Held by each test: some examples stop every environment that there is.
 fn alone() -> MutexGuard<'static, ()> {
@@ -118,15 +118,13 @@ fn the_config_file_of_the_readme_is_understood() {
 
 #[test]
 fn the_plug_in_of_ten_lines_works() {
-    use std::os::unix::fs::PermissionsExt;
     let _alone = alone();
     let project = Project::new();
     let name = project.create(&[]);
     let bin = project.base().join("person/bin");
     std::fs::create_dir_all(&bin).expect("a directory can be made");
     let plug_in = bin.join("lbx-du");
-    std::fs::write(&plug_in, &blocks("CONTRIBUTING.md", "test: lbx-du")[0]).expect("a file can be written");
-    std::fs::set_permissions(&plug_in, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    script(&blocks("CONTRIBUTING.md", "test: lbx-du")[0], &plug_in);
     project.sh("head -c 2M /dev/zero >~/two");
     let printed = text(run(&project, "llima-box du .").assert().success());
     let (size, of) = printed.trim_end().split_once('\t').expect("a size and a name");

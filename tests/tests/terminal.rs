@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use lbx_tests::pty::line;
-use lbx_tests::{Project, Pty, User, eventually, installed, std_command, tool_file};
+use lbx_tests::{Project, Pty, User, eventually, executable, installed, std_command, tool_file};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::termios::LocalModes;
@@ -192,6 +192,7 @@ fn a_stopped_command_is_stopped_and_can_be_ended() {
     let pty = shell();
     type_line(&pty, &enter(&project, "while :; do echo x >>count; sleep 0.02; done"), "");
     eventually("it counts", || project.path().join("count").exists());
+    until_it_has_the_keys(&project, &pty);
     pty.send(CTRL_Z);
     pty.expect("Stopped");
     std::thread::sleep(Duration::from_millis(100));
@@ -606,7 +607,7 @@ fn the_callers_environment_cannot_be_read_from_inside() {
 fn nothing_can_be_typed_for_the_caller() {
     let project = Project::new();
     project.create(&[]);
-    std::fs::copy(env!("CARGO_BIN_EXE_attempt"), project.path().join("attempt")).unwrap();
+    executable(env!("CARGO_BIN_EXE_attempt"), project.path().join("attempt"));
     for option in [None, Some("-n")] {
         let mut words = project.enter_words(&["./attempt", "tiocsti", "tiocsti-high", "tioclinux", "tioclinux-high"]);
         words.splice(1..1, option.map(Into::into));
