@@ -121,7 +121,7 @@ impl Session<'_> {
             return answer(&record);
         }
         if let Err(e) = home::refuse_foreign(&name) {
-            if !store::is_marked_deleted(&name) && !accounts::mention(&name) {
+            if !store::is_marked_deleted(&name) && accounts::ours(&accounts::passwd()?, &name).is_none() {
                 store::forget(&name, lock)?;
             }
             return Err(e);
