@@ -76,18 +76,22 @@ fn two_creates_overtake_each_other_at_every_call() {
         calls.push((call, *count));
     }
     assert!(calls.len() > 50, "{calls:?}");
-    for (call, nth) in calls.iter().skip(3).step_by(3) {
-        let project = Project::new();
-        let halt = format!("inject={call}:delay_enter=150000:when={nth}");
-        let late = create(&project, &["strace", "-qq", "-o", "/dev/null", "-e", &halt]);
-        // begins when the other has come to its halt
-        let early = create(&project, &["sh", "-c", "sleep 0.08; exec \"$@\"", "sh"]);
-        let outputs = at_once([late, early]);
+    // several pairs at a time: each mostly waits
+    for some in calls.chunks(6) {
+        let projects: Vec<Project> = some.iter().map(|_| Project::new()).collect();
+        let pairs = some.iter().zip(&projects).flat_map(|((call, nth), project)| {
+            let halt = format!("inject={call}:delay_enter=300000:when={nth}");
+            let late = create(project, &["strace", "-qq", "-o", "/dev/null", "-e", &halt]);
+            // begins when the other has come to its halt
+            let early = create(project, &["sh", "-c", "sleep 0.15; exec \"$@\"", "sh"]);
+            [late, early]
+        });
+        let outputs = at_once(pairs);
         all_succeeded(&outputs);
-        assert!(
-            outputs.iter().all(|o| o.stdout == format!("{}\n", project.name()).into_bytes()),
-            "halted at {call} {nth}: {outputs:?}"
-        );
+        for (pair, project) in outputs.chunks(2).zip(&projects) {
+            let name = format!("{}\n", project.name()).into_bytes();
+            assert!(pair.iter().all(|output| output.stdout == name), "halted at one of {some:?}: {pair:?}");
+        }
     }
 }
 

@@ -121,8 +121,10 @@ impl Session<'_> {
             return answer(&record);
         }
         if let Err(e) = home::refuse_foreign(&name) {
-            if !store::is_marked_deleted(&name) && accounts::ours(&accounts::passwd()?, &name).is_none() {
-                store::forget(&name, lock)?;
+            // nothing of it was ever made, but the directory of its lock
+            let is_new = accounts::passwd().is_ok_and(|passwd| accounts::ours(&passwd, &name).is_none());
+            if is_new && !store::is_marked_deleted(&name) {
+                let _ = store::forget(&name, lock);
             }
             return Err(e);
         }
