@@ -29,6 +29,26 @@ pub struct Config {
     pub rw: Vec<PathBuf>,
     /// Private directories of new environments, as for `--private`.
     pub private: Vec<PathBuf>,
+    /// VMs that `lbx-vm` creates.
+    pub vm: Vm,
+}
+
+/// What new VMs are like, as for the options of `lbx-vm start`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vm {
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Memory, as in `8GiB`.
+    pub memory: Option<String>,
+    /// Disk, as in `100GiB`.
+    pub disk: Option<String>,
+    /// Directories of this machine that the VM sees; `~` is the caller's home.
+    pub mounts: Vec<PathBuf>,
+    /// YAML file of Lima that is laid over the built-in template; `~/` is the caller's home.
+    pub template: Option<PathBuf>,
+    /// Whether environments reach what listens on this machine's own loopback.
+    pub host_loopback: bool,
 }
 
 /// `on` or `off`, or a YAML truth value.
@@ -83,7 +103,8 @@ fn parse(text: &str) -> Result<Config> {
     }
     let mut config: Config = serde_yaml::from_str(text)?;
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    for path in config.ro.iter_mut().chain(&mut config.rw) {
+    let own = config.ro.iter_mut().chain(&mut config.rw);
+    for path in own.chain(&mut config.vm.mounts).chain(&mut config.vm.template) {
         if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), &home) {
             *path = home.join(rest);
         }
@@ -104,6 +125,16 @@ mod tests {
         assert_eq!(config.net, Some(Net::None));
         assert_eq!(parse("ssh_agent: true").unwrap().ssh_agent, Some(Switch(true)));
         assert_eq!(parse("# nothing yet\n\n").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_vm_is_described_in_a_section_of_its_own() {
+        let config = parse("vm:\n  cpus: 2\n  memory: 6GiB\n  mounts: [/srv, ~]\n  host_loopback: true\n").unwrap();
+        assert_eq!((config.vm.cpus, config.vm.memory.as_deref()), (Some(2), Some("6GiB")));
+        assert!(config.vm.host_loopback && config.vm.template.is_none());
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        assert_eq!(config.vm.mounts, [PathBuf::from("/srv"), home.unwrap_or_else(|| "~".into())]);
+        assert!(format!("{:#}", parse("vm: {cpu: 2}\n").unwrap_err()).contains("cpus"));
     }
 
     #[test]

@@ -120,7 +120,13 @@ impl Tool {
             text.push_str(&format!("hint: {}\n", printable(hint)));
         }
         say(&text);
-        failure.and_then(|f| f.status).unwrap_or(self.failed)
+        match failure.and_then(|f| f.status) {
+            // whatever a tool that runs a command cannot do is 125
+            Some(status::USAGE) => self.usage,
+            Some(status::NOT_RUNNING) if self.failed == status::TOOL_FAILED => self.failed,
+            Some(status) => status,
+            None => self.failed,
+        }
     }
 
     /// `--help` and `--version` are answers, not errors; all else is a usage error.

@@ -32,7 +32,7 @@ pub fn canonical(path: &Path) -> Result<PathBuf> {
 fn resolve(path: &Path, links: u32) -> io::Result<PathBuf> {
     match std::fs::canonicalize(path) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-        resolved => return resolved,
+        resolved => return resolved.map(spelled),
     }
     let parent = match path.parent() {
         Some(parent) => parent,
@@ -52,6 +52,20 @@ fn resolve(path: &Path, links: u32) -> io::Result<PathBuf> {
         _ => {}
     }
     Ok(resolved)
+}
+
+/// `path`, which exists, as its file system spells it: those of macOS take any case, and one
+/// directory would have several names.
+#[cfg(target_os = "macos")]
+fn spelled(path: PathBuf) -> PathBuf {
+    use rustix::fs::{Mode, OFlags, getpath, open};
+    let own = open(&path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).and_then(getpath);
+    own.map_or(path, |own| OsString::from_vec(own.into_bytes()).into())
+}
+
+#[cfg(not(target_os = "macos"))]
+fn spelled(path: PathBuf) -> PathBuf {
+    path
 }
 
 fn libc_eloop() -> i32 {

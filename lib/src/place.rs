@@ -1,15 +1,19 @@
 //! Places: where environments live (`llima-box(7)`, PLACES).
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config;
-use crate::failure::{Failure, Result, status};
+use crate::failure::{Failure, Result, fail, status};
+use crate::{config, path, step};
 
 /// The variable that names the place where no option does.
 pub const VARIABLE: &str = "LBX_ON";
+/// The variable that tells a tool what its caller elsewhere calls this machine.
+const CALLED: &str = "LBX_PLACE";
 /// The Lima instance of `lima` alone.
 const DEFAULT_INSTANCE: &str = "agents";
 
@@ -45,6 +49,40 @@ impl Place {
             Err(e) => return Err(anyhow::Error::from(e).context(format!("{VARIABLE} is wrong"))),
         }
         Ok(config::load()?.on.unwrap_or_default())
+    }
+
+    /// What the caller calls this machine, when they are at another.
+    pub fn called() -> Option<Place> {
+        step::carried(CALLED.as_ref())?.to_str()?.parse().ok()
+    }
+
+    /// What tells a tool at this place that its caller is elsewhere.
+    pub fn call_it(&self) -> (OsString, OsString) {
+        (CALLED.into(), self.to_string().into())
+    }
+
+    /// A path operand as the place knows it: a VM has this machine's paths, a machine behind ssh
+    /// its own.
+    ///
+    /// # Errors
+    /// A path that cannot be resolved, or that is not absolute where it is another machine's.
+    pub fn path(&self, path: &Path) -> Result<PathBuf> {
+        match self {
+            Place::Ssh(_) if path.is_absolute() => Ok(path.to_owned()),
+            Place::Ssh(_) => {
+                let message = format!("path is not absolute: {}", path.display());
+                let hint = format!("the files of '{self}' are its own");
+                fail(Failure::new(message).hint(hint).status(status::USAGE))
+            }
+            _ => path::canonical(path),
+        }
+    }
+
+    /// `path` is the caller's, but no file system that this machine shares with theirs.
+    pub fn outside(&self, path: &Path) -> Failure {
+        let message = format!("path is outside the mounts of '{self}': {}", path.display());
+        let mount = path::shell_quoted(path.as_os_str());
+        Failure::new(message).hint(format!("lbx-vm --on {self} start --mount {mount}"))
     }
 }
 

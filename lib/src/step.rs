@@ -37,6 +37,24 @@ pub fn carried(name: &OsStr) -> Option<OsString> {
     std::env::var_os(long).or_else(|| std::env::var_os(name))
 }
 
+/// Every variable that a step carried here.
+pub fn all_carried() -> Vec<(OsString, OsString)> {
+    use std::os::unix::ffi::OsStrExt;
+    let short = |(name, value): (OsString, OsString)| {
+        Some((OsStr::from_bytes(name.as_bytes().strip_prefix(CARRIED.as_bytes())?).to_owned(), value))
+    };
+    std::env::vars_os().filter_map(short).collect()
+}
+
+/// Takes from `command` the variables that a step carried here: their values are for one tool, not for
+/// what outlives it, as a kept connection does, or a VM.
+pub fn keep_values_from(command: &mut Command) {
+    use std::os::unix::ffi::OsStrExt;
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(CARRIED.as_bytes())) {
+        command.env_remove(name);
+    }
+}
+
 /// Runs `tool` with `call` at `place` in this process's stead, by `lbx-on`.
 ///
 /// # Errors
@@ -176,7 +194,10 @@ pub fn output(mut command: Command) -> Result<Vec<u8>> {
 /// With `LBX_TRACE=1` prints `command` on stderr, shell-quoted, with a clock in milliseconds;
 /// `LBX_TRACE=/FILE` appends it to that file.
 pub fn trace(command: &Command) {
-    let Some(target) = std::env::var_os("LBX_TRACE").filter(|v| !v.is_empty() && v != "0") else { return };
+    // what runs for a caller elsewhere is traced when that one asks
+    let given = command.get_envs().find(|(name, _)| *name == "LBX_TRACE").and_then(|(_, value)| value);
+    let target = given.map(OsStr::to_owned).or_else(|| std::env::var_os("LBX_TRACE"));
+    let Some(target) = target.filter(|v| !v.is_empty() && v != "0") else { return };
     let words: Vec<String> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(shell_quoted).collect();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

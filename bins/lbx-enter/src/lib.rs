@@ -36,6 +36,30 @@ pub struct Cli {
     pub common: Common,
 }
 
+/// What passes without being named: how to talk to a person.
+pub const INHERITED: [&str; 18] = [
+    "TERM",
+    "LANG",
+    "TZ",
+    "COLORTERM",
+    "NO_COLOR",
+    "LC_ADDRESS",
+    "LC_ALL",
+    "LC_COLLATE",
+    "LC_CTYPE",
+    "LC_IDENTIFICATION",
+    "LC_MEASUREMENT",
+    "LC_MESSAGES",
+    "LC_MONETARY",
+    "LC_NAME",
+    "LC_NUMERIC",
+    "LC_PAPER",
+    "LC_TELEPHONE",
+    "LC_TIME",
+];
+/// Where the caller's ssh agent listens.
+pub const AGENT: &str = "SSH_AUTH_SOCK";
+
 /// How a command is run inside.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Options of a command")]

@@ -6,35 +6,12 @@ use std::process::ExitCode;
 use lbx::failure::Tool;
 use lbx::step::{self, Call};
 use lbx::{Failure, Place, Result, cli, operand};
-use lbx_enter::Cli;
+use lbx_enter::{AGENT, Cli, INHERITED};
 
 #[cfg(target_os = "linux")]
 mod linux;
 
 const TOOL: Tool = Tool::wrapper("lbx-enter");
-/// What passes without being named: how to talk to a person.
-const INHERITED: [&str; 18] = [
-    "TERM",
-    "LANG",
-    "TZ",
-    "COLORTERM",
-    "NO_COLOR",
-    "LC_ADDRESS",
-    "LC_ALL",
-    "LC_COLLATE",
-    "LC_CTYPE",
-    "LC_IDENTIFICATION",
-    "LC_MEASUREMENT",
-    "LC_MESSAGES",
-    "LC_MONETARY",
-    "LC_NAME",
-    "LC_NUMERIC",
-    "LC_PAPER",
-    "LC_TELEPHONE",
-    "LC_TIME",
-];
-/// Where the caller's ssh agent listens.
-const AGENT: &str = "SSH_AUTH_SOCK";
 
 fn main() -> ExitCode {
     TOOL.run(|| {
@@ -45,7 +22,7 @@ fn main() -> ExitCode {
         let variables = variables(&cli.options.env)?;
         let place = Place::resolve(cli.common.on.as_ref())?;
         if place != Place::Local {
-            match step::to_place(&place, TOOL.name, call(&cli, &Place::Local, &variables)?)? {}
+            match step::to_place(&place, TOOL.name, call(&cli, &place, &variables)?)? {}
         }
         step::to_root(|| call(&cli, &place, &variables), true)?;
         run(&cli, variables)
@@ -81,9 +58,16 @@ fn variables(named: &[OsString]) -> Result<Vec<(OsString, OsString)>> {
     Ok(variables)
 }
 
-/// This command line again, for `place`; values are in no word.
+/// An option and its value in one word, whatever that begins with.
+fn with_value(option: &str, value: &OsStr) -> OsString {
+    let mut word = OsString::from(option);
+    word.push(value);
+    word
+}
+
+/// This command line again, for the tool at `place`; values are in no word.
 fn call(cli: &Cli, place: &Place, variables: &[(OsString, OsString)]) -> Result<Call> {
-    let mut words = cli.common.words(place);
+    let mut words = cli.common.words(&Place::Local);
     let mut vars = variables.to_vec();
     words.extend(cli.options.no_stdin.then(|| "--no-stdin".into()));
     if cli.options.agent {
@@ -91,15 +75,15 @@ fn call(cli: &Cli, place: &Place, variables: &[(OsString, OsString)]) -> Result<
         vars.extend(step::carried(OsStr::new(AGENT)).map(|socket| (AGENT.into(), socket)));
     }
     if let Some(dir) = &cli.options.chdir {
-        words.extend(["--chdir".into(), dir.clone().into_os_string()]);
+        words.push(with_value("--chdir=", dir.as_os_str()));
     }
     for word in &cli.options.env {
-        words.extend(["--env".into(), operand::assignment(word).0]);
+        words.push(with_value("--env=", &operand::assignment(word).0));
     }
     words.push("--".into());
     words.push(match lbx::Name::parse(&cli.env) {
         Some(_) => cli.env.clone(),
-        None => lbx::path::canonical(cli.env.as_ref())?.into_os_string(),
+        None => place.path(cli.env.as_ref())?.into_os_string(),
     });
     words.extend(cli.command.iter().cloned());
     Ok(Call { words, vars })

@@ -179,11 +179,11 @@ fn yes_no(text: &str) -> Result<bool, String> {
 }
 
 impl Settings {
-    /// These options as words of a command line, paths absolute and canonical.
+    /// These options as words of a command line at `place`, paths as they are known there.
     ///
     /// # Errors
-    /// A path that cannot be resolved.
-    pub fn words(&self) -> lbx::Result<Vec<OsString>> {
+    /// A path that cannot be resolved, or that is not absolute where it is another machine's.
+    pub fn words(&self, place: &lbx::Place) -> lbx::Result<Vec<OsString>> {
         let mut words = Vec::new();
         let mut word = |option: &str, value: &std::ffi::OsStr| {
             let mut word = OsString::from(option);
@@ -195,7 +195,7 @@ impl Settings {
             for path in paths {
                 match path.as_os_str().is_empty() {
                     true => word(option, path.as_os_str()),
-                    false => word(option, lbx::path::canonical(path)?.as_os_str()),
+                    false => word(option, place.path(path)?.as_os_str()),
                 }
             }
         }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use lbx::failure::Tool;
+use lbx::failure::{Tool, status};
 use lbx::step::{self, Call};
 use lbx::{Place, Result, cli, operand};
 use lbx_env::{Cli, Verb};
@@ -17,10 +17,12 @@ const TOOL: Tool = Tool::new("lbx-env");
 fn main() -> ExitCode {
     TOOL.run(|| {
         let mut cli: Cli = cli::parse()?;
-        expand_operands(&mut cli.verb)?;
         let place = Place::resolve(cli.common.on.as_ref())?;
+        if expand_operands(&mut cli.verb, &place)?.is_empty() {
+            return Ok(status::DONE);
+        }
         if place != Place::Local {
-            match step::to_place(&place, TOOL.name, call(&cli, &Place::Local)?)? {}
+            match step::to_place(&place, TOOL.name, call(&cli, &place)?)? {}
         }
         if !cli.dry_run {
             step::to_root(|| call(&cli, &place), false)?;
@@ -41,9 +43,13 @@ fn act(_: &Cli) -> Result<u8> {
 }
 
 /// Standard input is read once, here: the step to root or to another place carries words.
-fn expand_operands(verb: &mut Verb) -> Result<()> {
+fn expand_operands<'a>(verb: &'a mut Verb, place: &Place) -> Result<&'a [OsString]> {
     let (operands, null) = match verb {
         Verb::Create { paths, null, .. } => {
+            if let (true, Place::Ssh(_)) = (paths.is_empty(), place) {
+                let message = format!("no path given: the files of '{place}' are its own");
+                return Err(lbx::Failure::new(message).status(status::USAGE).into());
+            }
             if paths.is_empty() {
                 paths.push(".".into());
             }
@@ -56,12 +62,12 @@ fn expand_operands(verb: &mut Verb) -> Result<()> {
         | Verb::Delete { envs, .. } => (&mut envs.envs, envs.null),
     };
     *operands = operand::expand(std::mem::take(operands), null)?;
-    Ok(())
+    Ok(operands)
 }
 
-/// This command line again, for `place`, with every path absolute.
+/// This command line again, for the tool at `place`, with every path as it is known there.
 fn call(cli: &Cli, place: &Place) -> Result<Call> {
-    let mut words = cli.common.words(place);
+    let mut words = cli.common.words(&Place::Local);
     if cli.dry_run {
         words.push("--dry-run".into());
     }
@@ -69,16 +75,18 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
         Verb::Create { options, exclusive, json, paths, .. } => {
             words.push("create".into());
             if let Some(name) = &options.name {
-                words.extend(["--name".into(), name.clone()]);
+                let mut word = OsString::from("--name=");
+                word.push(name);
+                words.push(word);
             }
-            words.extend(options.settings.words()?);
+            words.extend(options.settings.words(place)?);
             words.extend(exclusive.then(|| "--exclusive".into()));
             words.extend(json.then(|| "--json".into()));
             (None, paths)
         }
         Verb::Set { options, envs } => {
             words.push("set".into());
-            words.extend(options.words()?);
+            words.extend(options.words(place)?);
             (None, &envs.envs)
         }
         Verb::Start { envs } => (Some("start"), &envs.envs),
@@ -96,6 +104,7 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
     for operand in operands {
         words.push(match lbx::Name::parse(operand) {
             Some(_) if !is_create => operand.clone(),
+            _ if matches!(place, Place::Ssh(_)) => place.path(operand.as_ref())?.into(),
             // one that cannot be resolved is refused there, alone
             _ => lbx::path::canonical(operand.as_ref()).map_or_else(|_| operand.clone(), Into::into),
         });

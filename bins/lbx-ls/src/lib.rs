@@ -6,10 +6,6 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use lbx::Place;
 
-/// The variable that tells the tool at a place what the caller calls that place: the `place` of
-/// what it prints.
-pub const PLACE_VARIABLE: &str = "LBX_PLACE";
-
 /// Prints one JSON line per environment
 #[derive(Clone, Debug, Parser)]
 #[command(

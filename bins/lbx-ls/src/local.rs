@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use dlmalloc::GlobalDlmalloc;
 use lbx::failure::{Result, status};
-use lbx::{Name, Place, operand, path, record, step};
-use lbx_ls::{Cli, PLACE_VARIABLE, State};
+use lbx::{Name, Place, operand, path, record};
+use lbx_ls::{Cli, State};
 
 use crate::TOOL;
 use environment::Environment;
@@ -41,10 +41,9 @@ pub(crate) fn list(cli: Cli) -> Result<u8> {
             names
         }
     };
-    let place = step::carried(PLACE_VARIABLE.as_ref()).and_then(|place| place.into_string().ok());
     let listing = Listing {
         filter,
-        place: place.unwrap_or_else(|| Place::Local.to_string()),
+        place: Place::called().unwrap_or(Place::Local).to_string(),
         names_end: cli.names.then_some(if cli.null { b'\0' } else { b'\n' }),
     };
     let mut out = std::io::stdout().lock();

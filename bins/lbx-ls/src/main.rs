@@ -1,14 +1,14 @@
 //! Prints one JSON line per environment, sorted by name.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lbx::failure::{Failure, Result, Tool, fail, status};
+use lbx::failure::{Result, Tool, status};
 use lbx::step::{self, Call};
-use lbx::{Place, operand, path};
-use lbx_ls::{Cli, PLACE_VARIABLE};
+use lbx::{Place, operand};
+use lbx_ls::Cli;
 
 #[cfg(target_os = "linux")]
 mod local;
@@ -35,7 +35,7 @@ fn run() -> Result<u8> {
     if place == Place::Local {
         return local::list(cli);
     }
-    let call = Call { words: words(&cli, &place)?, vars: vec![(PLACE_VARIABLE.into(), place.to_string().into())] };
+    let call = Call { words: words(&cli, &place)?, vars: Vec::new() };
     match step::to_place(&place, TOOL.name, call)? {}
 }
 
@@ -74,29 +74,17 @@ fn words(cli: &Cli, place: &Place) -> Result<Vec<OsString>> {
     words.extend(cli.label.iter().map(|label| format!("--label={label}").into()));
     if let Some(path) = &cli.containing {
         let mut word = OsString::from("--containing=");
-        word.push(absolute(path, place)?);
+        word.push(place.path(path)?);
         words.push(word);
     }
     words.push("--".into());
     for env in &cli.envs {
         words.push(match env == "-" || lbx::Name::parse(env).is_some() {
             true => env.clone(),
-            false => absolute(Path::new(env), place)?.into(),
+            false => place.path(Path::new(env))?.into(),
         });
     }
     Ok(words)
-}
-
-/// `path` as `place` knows it: a VM has this machine's paths, a machine behind ssh its own.
-fn absolute(path: &Path, place: &Place) -> Result<PathBuf> {
-    if !matches!(place, Place::Ssh(_)) {
-        return path::canonical(path);
-    }
-    if path.is_absolute() {
-        return Ok(path.to_owned());
-    }
-    let message = format!("path is not absolute: {}", path.display());
-    fail(Failure::new(message).hint(format!("the files of '{place}' are its own")).status(status::USAGE))
 }
 
 #[cfg(test)]

@@ -58,9 +58,8 @@ fn far(cli: Cli, place: &Place) -> Result<Call> {
     if cli.paths.is_empty() {
         return fail(Failure::new(format!("no path given: the files of '{place}' are its own")).status(status::USAGE));
     }
-    if let Some(path) = cli.paths.iter().find(|path| *path != "-" && !Path::new(path).is_absolute()) {
-        let message = format!("path is not absolute: {}", path.display());
-        return fail(Failure::new(message).hint(format!("the files of '{place}' are its own")).status(status::USAGE));
+    for path in cli.paths.iter().filter(|path| *path != "-") {
+        place.path(Path::new(path))?;
     }
     let mut words = cli.common.words(&Place::Local);
     if cli.null {

@@ -11,7 +11,6 @@ use lbx::cli::Common;
 use lbx::failure::{Failure, Result, fail, printable, say, status};
 use lbx::step::{self, Call};
 use lbx::{Name, Place, operand, path, record};
-use lbx_ls::PLACE_VARIABLE;
 use llima_box::Consent;
 
 use crate::listing::{self, Environment};
@@ -103,10 +102,7 @@ fn step_over(place: &Place, consent: Consent, words: Vec<OsString>) -> Result<()
     match place {
         Place::Local if consent.given() => Ok(()),
         Place::Local => step::to_root(|| Ok(Call { words, vars: Vec::new() }), false),
-        _ => {
-            let vars = vec![(PLACE_VARIABLE.into(), place.to_string().into())];
-            match step::to_place(place, TOOL.name, Call { words, vars })? {}
-        }
+        _ => match step::to_place(place, TOOL.name, Call { words, vars: Vec::new() })? {},
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use lbx::cli::Common;
 
 /// The tools that are verbs: `llima-box VERB` runs `lbx-VERB`.
-pub const TOOLS: [&str; 4] = ["name", "ls", "env", "enter"];
+pub const TOOLS: [&str; 6] = ["name", "ls", "env", "enter", "vm", "on"];
 
 /// Gives every project directory an environment of its own
 #[derive(Clone, Debug, Parser)]
@@ -31,8 +31,8 @@ fn after_help() -> String {
   llima-box list                    all environments
   llima-box delete .                this one, with its home; the project stays
 
-Every other VERB runs the tool lbx-VERB: {}, or one of your
-own on PATH.",
+Every other VERB runs the tool lbx-VERB ({}),
+or one of your own on PATH.",
         TOOLS.join(", ")
     )
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use lbx::failure::{Failure, Result, fail};
 use lbx::path::{self, shell_quoted};
 use lbx::record::{self, Record};
-use lbx::{Name, step};
+use lbx::{Name, Place, step};
 
+use crate::shell::DIRECTORY;
 use crate::{TOOL, verbs};
 
 /// What an operand, or its absence, means.
@@ -26,7 +27,7 @@ impl Target {
     pub(crate) fn of(operand: Option<&OsStr>, stray: &[OsString]) -> Result<Target> {
         let Some(operand) = operand else {
             let home = step::carried("HOME".as_ref()).and_then(|home| path::canonical(Path::new(&home)).ok());
-            return around(&path::canonical(Path::new("."))?, home.as_deref(), record::of_path);
+            return around(&here()?, home.as_deref(), record::of_path);
         };
         let target = explicit(operand, stray)?;
         match stray {
@@ -69,16 +70,32 @@ fn explicit(operand: &OsStr, stray: &[OsString]) -> Result<Target> {
             false => missing(&name),
         };
     }
-    match path::directory(Path::new(operand)) {
-        Ok(path) => {
-            let names = record::of_path(&path)?;
-            Ok(only(&path, names)?.map_or(Target::Project(path), Target::Environment))
-        }
-        Err(error) if is_missing(Path::new(operand)) => {
-            let command: Vec<OsString> = std::iter::once(operand.to_owned()).chain(stray.iter().cloned()).collect();
-            fail(Failure::new(format!("{error:#}")).hint(command_line(None, &command)))
-        }
-        Err(error) => Err(error),
+    let path = directory(Path::new(operand), stray)?;
+    let names = record::of_path(&path)?;
+    Ok(only(&path, names)?.map_or(Target::Project(path), Target::Environment))
+}
+
+/// The directory `path`; one that is missing may have been meant as a command.
+pub(crate) fn directory(path: &Path, stray: &[OsString]) -> Result<PathBuf> {
+    match path::directory(path) {
+        Err(error) if is_missing(path) => match Place::called() {
+            // the caller has looked: it is there
+            Some(place @ Place::Lima(_)) => fail(place.outside(path)),
+            _ => {
+                let command: Vec<OsString> = std::iter::once(path.into()).chain(stray.iter().cloned()).collect();
+                fail(Failure::new(format!("{error:#}")).hint(command_line(None, &command)))
+            }
+        },
+        found => found,
+    }
+}
+
+/// Where the caller stands, as far as this machine has that directory.
+fn here() -> Result<PathBuf> {
+    match (step::carried(DIRECTORY.as_ref()), Place::called()) {
+        (Some(directory), Some(place)) if !Path::new(&directory).is_dir() => fail(place.outside(Path::new(&directory))),
+        (Some(directory), Some(_)) => Ok(directory.into()),
+        _ => path::canonical(Path::new(".")),
     }
 }
 

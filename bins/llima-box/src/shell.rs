@@ -11,15 +11,15 @@ use lbx::operand::assignment;
 use lbx::record;
 use lbx::step::{self, Call};
 use lbx::{Name, Place, path};
+use lbx_enter::{AGENT, INHERITED};
 use lbx_env::{Create, GIT_KEYS, Settings};
-use lbx_ls::PLACE_VARIABLE;
 use llima_box::Shell;
 
-use crate::project::Target;
+use crate::project::{self, Target};
 use crate::{SHELL, listing};
 
-/// The place where the agent of ssh is.
-const AGENT: &str = "SSH_AUTH_SOCK";
+/// The variable that tells where the caller elsewhere stands.
+pub(crate) const DIRECTORY: &str = "LBX_DIRECTORY";
 
 /// Enters the environment that `shell` means, made first where there is none.
 pub(crate) fn run(shell: Shell) -> Result<u8> {
@@ -27,7 +27,7 @@ pub(crate) fn run(shell: Shell) -> Result<u8> {
         return fail(Failure::new("no command specified after '--'"));
     }
     let place = Place::resolve(shell.common.on.as_ref())?;
-    let request = Request::new(shell)?;
+    let request = Request::new(shell, &place)?;
     match place {
         Place::Local => request.here(),
         _ => match step::to_place(&place, SHELL.name, request.call(&place)?)? {},
@@ -58,9 +58,9 @@ struct Words {
 }
 
 impl Request {
-    fn new(mut shell: Shell) -> Result<Request> {
+    fn new(mut shell: Shell, place: &Place) -> Result<Request> {
         let mut variables: Vec<_> = shell.enter.env.iter().map(|word| assignment(word)).collect();
-        if step::carried(PLACE_VARIABLE.as_ref()).is_some() {
+        if Place::called().is_some() {
             let words = std::mem::take(&mut shell.when_new);
             return Ok(Request { shell, defaults: Defaults::Words(words), variables });
         }
@@ -71,7 +71,7 @@ impl Request {
         let added: Vec<OsString> = config.env.iter().map(OsString::from).collect();
         let added: Vec<_> = added.iter().filter(missing).map(|name| (name.clone(), None)).collect();
         variables.extend(added);
-        Ok(Request { shell, defaults: Defaults::Config(settings(config)), variables })
+        Ok(Request { shell, defaults: Defaults::Config(settings(config, place)), variables })
     }
 
     /// Does what is asked for on this machine.
@@ -114,7 +114,7 @@ impl Request {
         }
         self.shell.common.note(SHELL, || format!("project {}", path.display()));
         let mut command = step::sibling("lbx-env")?;
-        command.arg("create").args(self.shell.common.words(&Place::Local)).args(create_words(&create)?);
+        command.arg("create").args(self.shell.common.words(&Place::Local)).args(create_words(&create, &Place::Local)?);
         command.arg("--").arg(&path);
         let text = match listing::output(command)? {
             Ok(text) => text,
@@ -153,12 +153,12 @@ impl Request {
     fn call(&self, place: &Place) -> Result<Call> {
         let mut words: Vec<OsString> = vec!["shell".into()];
         words.extend(self.shell.common.words(&Place::Local));
-        words.extend(create_words(&self.shell.create)?);
-        words.extend(self.default_settings()?.words()?.iter().map(|word| option("--when-new", word)));
+        words.extend(create_words(&self.shell.create, place)?);
+        words.extend(self.default_settings()?.words(place)?.iter().map(|word| option("--when-new", word)));
         words.extend(self.enter_words());
         match &self.shell.env {
             Some(env) if Name::parse(env).is_some() => words.push(env.clone()),
-            Some(env) => words.push(operand_at(place, Path::new(env))?.into()),
+            Some(env) => words.push(project_at(place, Path::new(env), &self.shell.stray)?.into()),
             None if matches!(place, Place::Ssh(_)) => {
                 let message = format!("no environment given: the files of '{place}' are its own");
                 return fail(Failure::new(message).hint("name one, or its absolute path"));
@@ -176,26 +176,32 @@ impl Request {
             .iter()
             .filter_map(|(name, value)| value.clone().map(|value| (name.clone(), value)).or_else(|| own(name)))
             .collect();
-        vars.extend(own(&"HOME".into()).filter(|_| !self.variables.iter().any(|(name, _)| name == "HOME")));
-        vars.push((PLACE_VARIABLE.into(), place.to_string().into()));
+        for name in INHERITED.map(OsString::from) {
+            if !vars.iter().any(|(given, _)| *given == name) {
+                vars.extend(own(&name));
+            }
+        }
+        if self.shell.enter.agent {
+            vars.extend(own(&AGENT.into()));
+        }
+        if let (None, Ok(directory)) = (&self.shell.env, path::canonical(Path::new("."))) {
+            vars.push((DIRECTORY.into(), directory.into()));
+        }
         Ok(Call { words, vars })
     }
 }
 
-/// A path operand as `place` knows it.
-fn operand_at(place: &Place, path: &Path) -> Result<PathBuf> {
+/// The project at `path` as `place` knows it. What can be seen to be none from here is told from
+/// here: a VM would only say that it has no such directory.
+fn project_at(place: &Place, path: &Path, stray: &[OsString]) -> Result<PathBuf> {
     match place {
-        Place::Ssh(_) if path.is_absolute() => Ok(path.to_owned()),
-        Place::Ssh(_) => {
-            let message = format!("path is not absolute: {}", path.display());
-            fail(Failure::new(message).hint(format!("the files of '{place}' are its own")))
-        }
-        _ => path::canonical(path),
+        Place::Ssh(_) => place.path(path),
+        _ => project::directory(path, stray),
     }
 }
 
-fn create_words(create: &Create) -> Result<Vec<OsString>> {
-    let mut words = create.settings.words()?;
+fn create_words(create: &Create, place: &Place) -> Result<Vec<OsString>> {
+    let mut words = create.settings.words(place)?;
     words.extend(create.name.iter().map(|name| option("--name", name)));
     Ok(words)
 }
@@ -211,11 +217,12 @@ fn is_set(variable: &OsStr) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
-/// What the config file says of new environments.
-fn settings(config: Config) -> Settings {
+/// What the config file says of new environments at `place`; its paths are this machine's.
+fn settings(config: Config, place: &Place) -> Settings {
+    let own = |paths| if matches!(place, Place::Ssh(_)) { Vec::new() } else { paths };
     Settings {
-        ro: config.ro,
-        rw: config.rw,
+        ro: own(config.ro),
+        rw: own(config.rw),
         private: config.private,
         net: config.net,
         shell: config.shell,
@@ -306,7 +313,7 @@ mod tests {
             net: Some(lbx::record::Net::None),
             ..Settings::default()
         };
-        let words = settings.words().unwrap();
+        let words = settings.words(&Place::Local).unwrap();
         assert_eq!(Words::try_parse_from(words).unwrap().settings, settings);
     }
 

@@ -2,7 +2,7 @@
 //! (`seccomp(2)`). It is compiled into instructions here because several answers are wanted, and
 //! because the x32 ABI shares its architecture's number with x86-64.
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -43,6 +43,12 @@ const FCHMODAT2: i64 = 452;
 const SETXATTRAT: i64 = 463;
 const OPEN_TREE_ATTR: i64 = 467;
 
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: i64 = libc::SYS_kexec_file_load;
+/// From Linux's unistd table: the libc crate has none with musl.
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: i64 = 294;
+
 /// Not even with `--nest`.
 const NEVER: &[i64] = &[
     libc::SYS_acct,
@@ -53,7 +59,7 @@ const NEVER: &[i64] = &[
     libc::SYS_delete_module,
     libc::SYS_finit_module,
     libc::SYS_init_module,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
     libc::SYS_lookup_dcookie,
@@ -151,7 +157,7 @@ pub(super) fn program(nest: bool) -> Vec<sock_filter> {
     code.unless(BPF_JEQ, ARCH, KILL);
     code.load(offset::NR);
     #[cfg(target_arch = "x86_64")]
-    code.when(BPF_JGE, X32, KILL);
+    code.when(libc::BPF_JGE, X32, KILL);
     for nr in ABSENT {
         code.when(BPF_JEQ, *nr as u32, ENOSYS);
     }
@@ -277,7 +283,7 @@ mod tests {
                     continue;
                 }
                 BPF_JEQ => value == k,
-                BPF_JGE => value >= k,
+                libc::BPF_JGE => value >= k,
                 BPF_JSET => value & k != 0,
                 test => panic!("{test}"),
             };

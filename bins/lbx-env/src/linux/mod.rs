@@ -18,6 +18,7 @@ mod accounts;
 mod etc;
 mod holder;
 mod home;
+mod mounts;
 mod plan;
 mod project;
 mod store;
@@ -93,7 +94,7 @@ impl Session<'_> {
     }
 
     fn create(&self, path: &Path, options: &Create, exclusive: bool, json: bool) -> Result<()> {
-        let path = lbx::path::directory(path)?;
+        let path = project_at(path)?;
         let passwd = accounts::passwd()?;
         project::refuse_system(&path, &passwd)?;
         let name = match &options.name {
@@ -185,6 +186,7 @@ impl Session<'_> {
         let settings = resolved(settings, path)?;
         for (list, right) in [(&settings.ro, Right::Read), (&settings.rw, Right::Write)] {
             for shown in list.iter().filter(|shown| !shown.as_os_str().is_empty()) {
+                mounts::require_shared(shown)?;
                 project::refuse_system(shown, passwd)?;
                 project::refuse_foreign_home(shown, self.caller, passwd)?;
                 if project::open_for(self.caller, shown, right)?.is_socket {
@@ -592,6 +594,15 @@ fn touch(path: &Path) -> Result<()> {
 fn deleted_uid(name: &Name) -> Option<u32> {
     let text = std::fs::read(record::deleted_file(name)).ok()?;
     Record::parse(&text, name).ok().map(|record| record.uid)
+}
+
+/// The directory `path`, which the caller means.
+fn project_at(path: &Path) -> Result<PathBuf> {
+    // first: a VM may well lack what its caller has
+    let canonical = lbx::path::canonical(path)?;
+    mounts::refuse_callers_home(&canonical)?;
+    mounts::require_shared(&canonical)?;
+    lbx::path::directory(path)
 }
 
 /// The path of a damaged environment: what the operand says, else what the record still does.

@@ -30,7 +30,7 @@ const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 /// As much as a file that points elsewhere may hold.
 const SMALL: u64 = 64 * 1024;
 /// Nothing below these is a project either.
-const CLOSED: [&str; 15] = [
+const CLOSED: [&str; 17] = [
     "/boot",
     "/dev",
     "/etc",
@@ -45,7 +45,9 @@ const CLOSED: [&str; 15] = [
     "/usr/libx32",
     "/usr/sbin",
     "/usr/share",
+    "/usr/local/libexec/llima-box",
     "/run/llima-box",
+    "/run/llima-box-agents",
 ];
 /// What these tools keep: neither it nor what holds it.
 const STATE: [&str; 2] = ["/var/lib/llima-box", "/run/llima-box"];

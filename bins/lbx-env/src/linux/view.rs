@@ -26,7 +26,7 @@ use rustix::process::{Gid, Uid};
 use super::accounts::Ids;
 use super::plan::{Access, Source, Step, Whose};
 use super::project::{self, Opened};
-use super::{etc, home};
+use super::{etc, home, mounts};
 
 /// Restrictions of every mount but devices.
 const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -172,7 +172,7 @@ impl Gathering<'_> {
             }
             copied => mounts.push((PathBuf::new(), or_plain(path, opened.fd.as_fd(), copied, &mut self.warnings)?)),
         }
-        for mount_point in mounts_below(path)? {
+        for mount_point in mounts::below(path)? {
             // another user's FUSE mount, for one, is closed to root
             let submount = match project::open(&mount_point) {
                 Ok(submount) => submount,
@@ -200,35 +200,6 @@ fn or_plain(
         warnings.push(format!("files of '{}' show as their owner's: cannot id-map: {e}", path.display()));
         Ok(project::copy(fd, false)?)
     })
-}
-
-/// The mount points below `path`, outer ones first.
-fn mounts_below(path: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4).map(unescape))
-        .filter(|point| point.starts_with(path) && point != path)
-        .collect();
-    points.sort();
-    points.dedup();
-    Ok(points)
-}
-
-/// `\040` and its like, as proc_pid_mountinfo(5) writes them.
-fn unescape(field: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = (*first == b'\\')
-            .then(|| tail.get(..3))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &tail[3..] } else { tail };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 /// Where what is private of `dir` lies on the place's own disk: one directory each, the path's
@@ -477,12 +448,6 @@ pub(crate) fn make_private(record: &Record) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(unescape(br"/a\040b\134c\012"), Path::new("/a b\\c\n"));
-        assert_eq!(unescape(b"/plain\\"), Path::new("/plain\\"));
-    }
 
     #[test]
     fn private_directories_never_nest_or_meet() {
