@@ -97,3 +97,55 @@ has_target() {
     local libraries
     libraries=$(rustc --print target-libdir --target "$1" 2>/dev/null) && [ -d "$libraries" ]
 }
+
+# The tools that run at other places, in the C locale's order.
+# shellcheck disable=SC2034
+far_tools=(lbx-enter lbx-env lbx-ls lbx-name lbx-on llima-box)
+
+# This machine's architecture, by its name in Linux.
+architecture() {
+    local name
+    name=$(uname -m)
+    [ "$name" != arm64 ] || name=aarch64
+    printf '%s\n' "$name"
+}
+
+# The target of the tools that run here; nothing stands for the system's own.
+near_target() {
+    [ "$(uname -s)" != Linux ] || linux_target "$(architecture)"
+}
+
+# The target of static programs for Linux on architecture $1.
+linux_target() {
+    if ensure_target "$1-unknown-linux-musl"; then
+        printf '%s\n' "$1-unknown-linux-musl"
+    elif [ "$(uname -s) $(architecture)" = "Linux $1" ]; then
+        # static too, only larger: what runs inside an environment must not depend on its libraries
+        say "no target $1-unknown-linux-musl: linking the C library of this machine"
+        printf '%s\n' "$1-unknown-linux-gnu"
+    else
+        die "there is no target $1-unknown-linux-musl: install Rust with rustup, which can add it"
+    fi
+}
+
+# Builds the tools for target $1, as one of the two functions above names it.
+build_tools() {
+    local build=(cargo build --release --locked --workspace --exclude lbx-tests --bins)
+    [ -z "$1" ] || build+=(--target "$1")
+    case $1 in
+    *-gnu)
+        build+=(--config "target.$1.rustflags=['-C', 'target-feature=+crt-static']")
+        ;;
+    *-musl)
+        # Rust's own linker and start files: another system or architecture has no C compiler for this
+        [ "$(uname -s)-${1%%-*}" = "Linux-$(architecture)" ] ||
+            build+=(--config "target.$1.linker='rust-lld'" --config "target.$1.rustflags=['-C', 'link-self-contained=yes']")
+        ;;
+    esac
+    (cd "$root" && "${build[@]}" >&2)
+}
+
+# Where build_tools leaves the tools for target $1.
+tools_directory() {
+    printf '%s\n' "$target${1:+/$1}/release"
+}

@@ -18,6 +18,8 @@ pub fn tools() -> Vec<Command> {
         lbx_env::Cli::command(),
         lbx_enter::Cli::command(),
         lbx_ls::Cli::command(),
+        lbx_on::Cli::command(),
+        lbx_vm::Cli::command(),
         llima_box::Cli::command(),
     ];
     tools.iter_mut().for_each(Command::build);

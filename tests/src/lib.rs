@@ -2,10 +2,14 @@
 //! themselves, a terminal to drive.
 //!
 //! `scripts/test` builds the tools, names their directory in `LBX_BIN_DIR`, and runs the suite in
-//! `scripts/sandbox`, where accounts, mounts and cgroups are the sandbox's own.
+//! `scripts/sandbox`, where accounts, mounts and cgroups are the sandbox's own: as root for the
+//! places `local` and `ssh`, as the VM's owner for `lima`. It is one suite: what looks at the
+//! machine where the environments live asks [`host`] or [`machine`], and a test that cannot hold
+//! at a place says so by [`only_at`].
 
 pub mod docs;
 pub mod machine;
+pub mod place;
 pub mod project;
 pub mod pty;
 pub mod user;
@@ -16,21 +20,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use assert_cmd::Command;
+pub use place::{Place, host, near, only_at, place, scaled};
 pub use project::Project;
 pub use pty::Pty;
 pub use user::User;
 
 /// No single run of a tool takes longer: one that hangs fails, and the suite goes on.
 const LONGEST: Duration = Duration::from_secs(120);
+/// How long [`eventually`] waits.
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What every tool and every command of a test finds in its environment, and nothing else.
-pub const ENVIRONMENT: [(&str, &str); 5] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", "/root"),
-    ("TERM", "xterm-256color"),
-    ("LANG", "C.UTF-8"),
-    ("LBX_ON", "local"),
-];
+/// What every tool and every command of a test finds in its environment, beside what names the
+/// place, and nothing else.
+const ENVIRONMENT: [(&str, &str); 2] = [("TERM", "xterm-256color"), ("LANG", "C.UTF-8")];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What passes from the suite's own environment: how the place is found.
+const PASSED: [&str; 3] = ["LBX_ON", "LIMA_HOME", "QEMU_SYSTEM_X86_64"];
 
 /// The directory of the built tools.
 ///
@@ -45,33 +50,41 @@ pub fn tool_file(name: &str) -> PathBuf {
     bin_dir().join(name)
 }
 
-/// The tool `name`, as root, at the place that the suite runs for.
+/// The tool `name`, at the place that the suite runs for.
 pub fn tool(name: &str) -> Command {
     command(tool_file(name))
 }
 
 /// Any program, with the tests' own environment and a time limit.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::from_std(std_command(program));
-    command.timeout(LONGEST);
+    limited(std_command(program))
+}
+
+fn limited(command: std::process::Command) -> Command {
+    let mut command = Command::from_std(command);
+    command.timeout(scaled(LONGEST));
     command
 }
 
 /// As [`command`], for tests that spawn and wait themselves.
 pub fn std_command(program: impl AsRef<OsStr>) -> std::process::Command {
     let mut command = std::process::Command::new(program);
-    command.env_clear().envs(ENVIRONMENT).current_dir("/");
-    if let Some(place) = std::env::var_os("LBX_ON") {
-        command.env("LBX_ON", place);
-    }
+    command.env_clear().envs(ENVIRONMENT).env("PATH", path()).env("HOME", home()).current_dir("/");
+    command.envs(PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command
 }
 
-/// `script` run by sh as root outside every environment; it must succeed. Returns its output.
-pub fn host(script: &str) -> String {
-    let mut sh = command("sh");
-    sh.args(["-euc", script]);
-    text(sh.assert().success())
+/// PATH, with limactl where the place needs it.
+fn path() -> String {
+    match std::env::var("LBX_TEST_PATH") {
+        Ok(more) => format!("{more}:{PATH}"),
+        Err(_) => PATH.to_owned(),
+    }
+}
+
+/// The home of whoever calls the tools.
+pub fn home() -> PathBuf {
+    std::env::var_os("LBX_TEST_HOME").unwrap_or_else(|| "/root".into()).into()
 }
 
 /// Makes `to` an executable copy of `from`. By a process of its own: a program that another thread
@@ -104,14 +117,15 @@ pub fn repository() -> &'static Path {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "never came true: {what}");
+        assert!(start.elapsed() < scaled(PATIENCE), "never came true: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Whether all `programs` are installed; if not, the test that asks is recorded as skipped.
+/// Whether all `programs` are installed, here and where the environments live; if not, the test
+/// that asks is recorded as skipped.
 pub fn installed(programs: &[&str]) -> bool {
-    let missing: Vec<&&str> = programs.iter().filter(|p| !on_path(p)).collect();
+    let missing: Vec<&&str> = programs.iter().filter(|p| !on_path(p) || !machine::has(p)).collect();
     if !missing.is_empty() {
         skip(&format!("not installed: {missing:?}"));
     }
@@ -119,8 +133,7 @@ pub fn installed(programs: &[&str]) -> bool {
 }
 
 fn on_path(program: &str) -> bool {
-    let (_, path) = ENVIRONMENT[0];
-    path.split(':').any(|dir| Path::new(dir).join(program).is_file())
+    PATH.split(':').any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// Records that the running test cannot run here; with `CI=true` `scripts/test` fails for it.

@@ -1,10 +1,11 @@
-//! What a test looks up on the machine itself.
+//! What a test looks up on the machine where the environments live.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{text, tool};
+use crate::place::{HERE, host_command};
+use crate::{host, place, text, tool};
 
 /// An entry of `/etc/passwd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub struct Account {
 
 /// All entries of `/etc/passwd`.
 pub fn accounts() -> Vec<Account> {
-    let text = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
-    text.lines()
+    read("/etc/passwd")
+        .lines()
         .map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             assert_eq!(fields.len(), 7, "a line of /etc/passwd is damaged: {line:?}");
@@ -61,26 +62,60 @@ pub fn listed(name: &str) -> Option<Value> {
 /// Where an environment called `name` has left something: accounts, files, mounts, cgroups,
 /// processes. Nothing is the only good answer after delete.
 pub fn traces(name: &str) -> Vec<String> {
-    let mut traces = Vec::new();
-    for file in ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/proc/self/mountinfo"] {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        traces.extend(text.lines().filter(|l| l.contains(name)).map(|l| format!("{file}: {l}")));
+    let script = format!(
+        "cd /etc; grep -F -e {name} passwd group shadow gshadow /proc/self/mountinfo || :
+        for dir in /home /var/lib/llima-box/envs /run/llima-box /sys/fs/cgroup/llima-box /sys/fs/cgroup/unified/llima-box; do
+            [ ! -e $dir/{name} ] && [ ! -L $dir/{name} ] || echo $dir/{name}
+        done"
+    );
+    host(&script).lines().map(str::to_owned).collect()
+}
+
+/// The text of `file`; nothing where there is no such file.
+pub fn read(file: impl AsRef<Path>) -> String {
+    let file = file.as_ref();
+    if HERE.contains(&place()) {
+        return std::fs::read_to_string(file).unwrap_or_default();
     }
-    let places = ["/home", "/var/lib/llima-box/envs", "/run/llima-box"].map(|dir| Path::new(dir).join(name));
-    let cgroups = ["/sys/fs/cgroup/llima-box", "/sys/fs/cgroup/unified/llima-box"].map(|dir| Path::new(dir).join(name));
-    for path in places.into_iter().chain(cgroups) {
-        if path.symlink_metadata().is_ok() {
-            traces.push(path.display().to_string());
-        }
-    }
-    traces
+    host(&format!("cat {} 2>/dev/null || :", quoted(file)))
+}
+
+/// Makes `bytes` the content of `file`.
+pub fn write(file: impl AsRef<Path>, bytes: &[u8]) {
+    let file = file.as_ref().to_str().expect("a path of UTF-8");
+    host_command(&["tee", file]).write_stdin(bytes).assert().success();
+}
+
+/// Whether there is something at `path`, be it a link that leads nowhere.
+pub fn exists(path: impl AsRef<Path>) -> bool {
+    let path = quoted(path.as_ref());
+    host(&format!("if [ -e {path} ] || [ -L {path} ]; then echo yes; fi")) == "yes\n"
+}
+
+/// Whether `program` is installed.
+pub fn has(program: &str) -> bool {
+    !host(&format!("command -v {program} || :")).is_empty()
 }
 
 /// Every name in directory `dir`, sorted; none where there is no such directory.
 pub fn entries(dir: impl AsRef<Path>) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let dir = dir.as_ref();
+    let mut names: Vec<String> = match HERE.contains(&place()) {
+        true => std::fs::read_dir(dir).map_or_else(
+            |_| Vec::new(),
+            |entries| entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect(),
+        ),
+        false => {
+            let find = format!("find {} -mindepth 1 -maxdepth 1 -printf '%f\\0' 2>/dev/null || :", quoted(dir));
+            let output = host_command(&["sh", "-euc", &find]).assert().success();
+            let names = output.get_output().stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+            names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+        }
+    };
     names.sort_unstable();
     names
+}
+
+fn quoted(path: &Path) -> String {
+    shell_words::quote(path.to_str().expect("a path of UTF-8")).into_owned()
 }

@@ -7,9 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::{Command, User, command, machine, text, tool, tool_file};
+use crate::{Command, Place, User, command, home, machine, place, text, tool, tool_file};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Where projects lie that belong to whoever calls the tools: a VM has their home alone.
+pub fn root() -> PathBuf {
+    match place() {
+        Place::Lima => home(),
+        _ => "/srv".into(),
+    }
+}
 
 /// A directory that is a project, in a directory of its own. When it is dropped, its environment
 /// and the directory go.
@@ -20,22 +28,22 @@ pub struct Project {
 }
 
 impl Project {
-    /// A project of root.
+    /// A project of whoever calls the tools.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Project {
         Project::named(OsStr::new("app"))
     }
 
-    /// A project of root whose last component is `name`.
+    /// As [`Project::new`], whose last component is `name`.
     pub fn named(name: impl AsRef<OsStr>) -> Project {
-        Project::inside(Path::new("/srv"), name.as_ref())
+        Project::inside(&root(), name.as_ref())
     }
 
     /// A project in `user`'s home that belongs to them.
     pub fn owned_by(user: &User) -> Project {
         let project = Project::inside(user.home(), OsStr::new("app"));
         for dir in [&project.base, &project.path] {
-            chown(dir, Some(user.uid), Some(user.gid)).expect("root may chown");
+            chown(dir, Some(user.uid), Some(user.gid)).expect("root may chown, and it is the caller's in a VM");
         }
         project
     }
@@ -116,6 +124,11 @@ impl Project {
     /// The state that `lbx-ls` shows.
     pub fn state(&self) -> String {
         self.record()["state"].as_str().expect("state is a string").to_owned()
+    }
+
+    /// Whether the environment has the uid of the project's owner, as no ids can be mapped there.
+    pub fn shares_uid(&self) -> bool {
+        self.record()["ownership"] == "shared-uid"
     }
 
     /// Writes a file of the project, with its parents, from outside.

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::std_command;
+use crate::{scaled, std_command};
 
 /// How long [`Pty::expect`] and [`Pty::wait`] wait.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,7 +90,7 @@ impl Pty {
     /// Waits for `text` in the output behind what earlier calls have found, and returns all up to
     /// its end.
     pub fn expect(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + scaled(PATIENCE);
         let mut seen = self.lock();
         loop {
             let rest = &seen.raw[seen.taken..];
@@ -108,7 +108,7 @@ impl Pty {
 
     /// Waits until `condition` holds of the screen's text.
     pub fn until(&self, what: &str, condition: impl Fn(&str) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + scaled(PATIENCE);
         let mut seen = self.lock();
         loop {
             let text = seen.screen.screen().contents();
@@ -145,7 +145,7 @@ impl Pty {
 
     /// Waits for the end of the process that leads the session.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + scaled(PATIENCE);
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status;

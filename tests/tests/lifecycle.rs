@@ -1,17 +1,22 @@
 //! From create to delete, with what an environment keeps and what it forgets between.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use lbx_tests::machine::{account, entries, list, listed, traces};
-use lbx_tests::{Project, User, bin_dir, command, errors, eventually, executable, host, installed, script, text, tool};
+use lbx_tests::machine::{account, entries, exists, list, listed, read, traces};
+use lbx_tests::place::HERE;
+use lbx_tests::{
+    Place, Project, User, bin_dir, command, errors, eventually, executable, host, installed, near, only_at, place,
+    scaled, script, text, tool,
+};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::json;
 
 fn in_group(user: &str, group: &str) -> bool {
-    let groups = std::fs::read_to_string("/etc/group").unwrap();
+    let groups = read("/etc/group");
     let line = groups.lines().find(|l| l.split(':').next() == Some(group)).unwrap_or("");
     line.rsplit(':').next().unwrap().split(',').any(|member| member == user)
 }
@@ -23,22 +28,23 @@ fn create_makes_an_account_a_home_and_a_record_and_prints_the_name() {
     assert_eq!(name, project.name());
 
     let account = account(&name).expect("the account exists");
-    assert!((65536..=99999).contains(&account.uid), "{account:?}");
-    assert_eq!(account.gid, account.uid);
+    assert!((65536..=99999).contains(&account.gid), "{account:?}");
+    let owner = project.path().metadata().unwrap().uid();
+    assert_eq!(account.uid, if project.shares_uid() { owner } else { account.gid });
     assert_eq!(account.gecos, "llima-box");
     assert_eq!(account.home, "/nonexistent");
     assert_eq!(account.shell, "/usr/sbin/nologin");
     assert!(in_group(&name, "lbx-env"));
-    let shadow = std::fs::read_to_string("/etc/shadow").unwrap();
+    let shadow = read("/etc/shadow");
     let shadow: Vec<&str> = shadow.lines().find(|l| l.starts_with(&format!("{name}:"))).unwrap().split(':').collect();
     assert!(shadow[1].starts_with(['!', '*']), "no password opens it: {shadow:?}");
     assert!(!shadow[7].is_empty(), "it has expired: {shadow:?}");
     for file in ["/etc/subuid", "/etc/subgid"] {
-        assert!(!std::fs::read_to_string(file).unwrap_or_default().contains(&name), "{file}");
+        assert!(!read(file).contains(&name), "{file}");
     }
 
-    let home = Path::new("/home").join(&name).metadata().unwrap();
-    assert_eq!((home.uid(), home.gid(), home.mode() & 0o7777), (account.uid, account.gid, 0o700));
+    let home = host(&format!("stat -c '%u %g %a' /home/{name}"));
+    assert_eq!(home, format!("{} {} 700\n", account.uid, account.gid));
     assert_eq!(project.state(), "stopped", "create does not start");
 }
 
@@ -46,16 +52,17 @@ fn create_makes_an_account_a_home_and_a_record_and_prints_the_name() {
 fn what_create_leaves_in_the_account_files_is_what_the_system_reads() {
     let project = Project::new();
     let name = project.create(&[]);
-    let uid = account(&name).unwrap().uid;
-    assert_eq!(host(&format!("getent passwd {uid} | cut -d: -f1")).trim(), name);
-    assert_eq!(host(&format!("getent group {uid} | cut -d: -f1")).trim(), name);
+    let (uid, gid) = (account(&name).unwrap().uid, account(&name).unwrap().gid);
+    // a uid that is shared is its owner's first
+    let first = if project.shares_uid() { User::owner().name.clone() } else { name.clone() };
+    assert_eq!(host(&format!("getent passwd {uid} | cut -d: -f1")).trim(), first);
+    assert_eq!(host(&format!("getent passwd {name} | cut -d: -f3")).trim(), uid.to_string());
+    assert_eq!(host(&format!("getent group {gid} | cut -d: -f1")).trim(), name);
     for check in ["pwck -rq", "grpck -r"] {
         assert!(!host(&format!("{check} 2>&1 || true")).contains(&name), "{check}");
     }
-    for (file, mode) in [("/etc/passwd", 0o644), ("/etc/group", 0o644), ("/etc/shadow", 0o640), ("/etc/gshadow", 0o640)]
-    {
-        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, mode, "{file}");
-    }
+    let modes = host("cd /etc; stat -c '%n %a' passwd group shadow gshadow");
+    assert_eq!(modes, "passwd 644\ngroup 644\nshadow 640\ngshadow 640\n");
     let aside: Vec<String> =
         entries("/etc").into_iter().filter(|f| f.starts_with("passwd") || f.starts_with("shadow")).collect();
     assert!(aside.iter().all(|f| ["passwd", "passwd-", "shadow", "shadow-"].contains(&f.as_str())), "{aside:?}");
@@ -118,7 +125,7 @@ fn create_prints_the_record_as_json_when_asked() {
         assert_eq!(record["path"], project.str());
         assert_eq!(record["schema"], 1);
         let file = format!("/var/lib/llima-box/envs/{}/record.json", project.name());
-        let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&read(file)).unwrap();
         for (field, value) in kept.as_object().unwrap() {
             assert_eq!(&record[field], value, "{field}");
         }
@@ -227,9 +234,12 @@ fn delete_follows_no_link_out_of_the_home() {
 
 #[test]
 fn a_dry_run_prints_its_plan_and_does_nothing() {
-    let user = User::new();
+    let user = User::owner();
     let project = Project::owned_by(&user);
-    for mut dry in [tool("lbx-env"), user.tool("lbx-env")] {
+    // the way to a place by ssh is root's
+    let callers =
+        if place() == Place::Ssh { vec![tool("lbx-env")] } else { vec![tool("lbx-env"), user.tool("lbx-env")] };
+    for mut dry in callers {
         let plan = text(dry.args(["--dry-run", "create"]).arg(project.path()).assert().success());
         assert!(plan.lines().count() > 1, "{plan}");
         assert!(plan.contains(&project.name()), "{plan}");
@@ -303,7 +313,7 @@ fn what_runs_in_the_background_lives_until_stop() {
     project.sh("(while :; do date +%s%N >beat; sleep 0.1; done) >/dev/null 2>&1 </dev/null &");
     let beats = |project: &Project| {
         let before = std::fs::read_to_string(project.path().join("beat")).unwrap_or_default();
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(scaled(Duration::from_millis(500)));
         std::fs::read_to_string(project.path().join("beat")).unwrap_or_default() != before
     };
     eventually("it beats after its shell has ended", || beats(&project));
@@ -321,7 +331,7 @@ fn stop_ends_what_does_not_want_to_end() {
     project.sh("(setsid sh -c 'kill -STOP $$') >/dev/null 2>&1 </dev/null &");
     let start = std::time::Instant::now();
     project.must("stop");
-    assert!(start.elapsed().as_secs() < 10, "stop took {:?}", start.elapsed());
+    assert!(start.elapsed() < scaled(Duration::from_secs(10)), "stop took {:?}", start.elapsed());
     assert_eq!(host("ps -eo args | grep -c '^sleep 2000$' || true").trim(), "0");
     assert_eq!(project.state(), "stopped");
 }
@@ -351,8 +361,8 @@ fn a_killed_holder_ends_everything_and_entering_starts_again() {
 }
 
 fn kill_holder(name: &str) {
-    let inode = std::fs::metadata(format!("/run/llima-box/{name}/holder")).unwrap().ino();
-    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let inode = host(&format!("stat -c %i /run/llima-box/{name}/holder"));
+    let (inode, locks) = (inode.trim(), read("/proc/locks"));
     let line = locks.lines().find(|l| l.contains(&format!(":{inode} "))).expect("the holder has its lock");
     host(&format!("kill -9 {}", line.split_whitespace().nth(4).unwrap()));
 }
@@ -363,7 +373,9 @@ fn the_command_starts_where_its_caller_stands_in_the_project() {
     project.write("sub/dir/file", "");
     project.create(&[]);
     let at = |dir: &Path| text(project.enter(["pwd"]).current_dir(dir).assert().success());
-    assert_eq!(at(&project.path().join("sub/dir")), format!("{}/sub/dir\n", project.str()));
+    // behind ssh the caller stands on another machine
+    let there = if place() == Place::Ssh { "" } else { "/sub/dir" };
+    assert_eq!(at(&project.path().join("sub/dir")), format!("{}{there}\n", project.str()));
     assert_eq!(at(Path::new("/")), format!("{}\n", project.str()));
     let mut chdir = tool("lbx-enter");
     chdir.args(["--chdir", "sub"]).arg(project.path()).args(["--", "pwd"]);
@@ -392,7 +404,7 @@ fn path_holds_mine_then_everyones_then_the_systems() {
     assert_eq!(text(project.enter(["true"]).assert().success()), "mine\n", "what is installed stays");
     for dir in ["/usr/local/bin", "/usr/bin", "/opt", "/etc"] {
         project.enter(["touch", &format!("{dir}/lbx-was-here")]).assert().failure();
-        assert!(!Path::new(dir).join("lbx-was-here").exists());
+        assert!(!exists(Path::new(dir).join("lbx-was-here")));
     }
 }
 
@@ -482,6 +494,12 @@ fn a_path_with_several_environments_must_be_named() {
 #[test]
 fn an_operand_of_a_names_form_is_a_name_and_a_slash_makes_it_a_path() {
     let base = Project::new();
+    if place() == Place::Ssh {
+        let relative = tool("lbx-env").current_dir(base.base()).args(["create", "./app"]).output().unwrap();
+        assert_eq!(relative.status.code(), Some(2), "{relative:?}");
+        assert!(String::from_utf8_lossy(&relative.stderr).contains("path is not absolute: ./app"), "{relative:?}");
+        return;
+    }
     let dir = base.path().join("thing-12ab");
     std::fs::create_dir(&dir).unwrap();
     let start = |operand: &str| {
@@ -510,8 +528,8 @@ fn ro_shows_and_rw_changes() {
         ro.display(),
         rw.display()
     ));
-    let new = std::fs::metadata(rw.join("new")).unwrap();
-    assert_eq!(new.uid(), 0, "what is made in --rw is its owner's outside");
+    let owner = rw.metadata().unwrap().uid();
+    assert_eq!(rw.join("new").metadata().unwrap().uid(), owner, "what is made in --rw is its owner's outside");
     assert_eq!(entries(&ro), ["file"]);
     let around = project.sh(&format!("ls {}", project.base().display()));
     assert_eq!(around, "app\nro dir\nrw\n", "and nothing else of that directory is seen");
@@ -525,7 +543,7 @@ fn ro_and_rw_of_what_is_not_the_callers_to_give_are_refused() {
     let missing = project.base().join("missing");
     let home = someone.home();
     let secret = someone.home().join("sub");
-    std::fs::create_dir(&secret).unwrap();
+    host(&format!("mkdir {}", secret.display()));
     for option in ["--ro", "--rw"] {
         for path in [
             Path::new("/etc"),
@@ -591,7 +609,7 @@ fn a_private_directory_follows_no_link_that_the_agent_planted() {
     project.create(&["--private", "target"]);
     project.sh("true");
     project.must("stop");
-    host(&format!("rm -rf '{0}/target'; ln -s {1} '{0}/target'", project.str(), outside.display()));
+    near(&format!("rm -rf '{0}/target'; ln -s {1} '{0}/target'", project.str(), outside.display()));
     // refused or made anew: only never outside the project
     let _ = project.enter(["sh", "-c", "echo x >target/planted"]).output().unwrap();
     assert_eq!(entries(&outside), [""; 0]);
@@ -599,6 +617,9 @@ fn a_private_directory_follows_no_link_that_the_agent_planted() {
 
 #[test]
 fn without_network_there_is_loopback_alone() {
+    if !only_at(&HERE, "the listener is this machine's") {
+        return;
+    }
     let project = Project::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -660,14 +681,14 @@ fn a_git_identity_cannot_bring_other_settings() {
 
 #[test]
 fn a_commit_made_inside_is_the_persons_outside_and_clean() {
-    let ada = User::new();
+    let ada = User::owner();
     let project = Project::owned_by(&ada);
     ada.sh(&format!("cd '{}'; git init -q; git config user.name A; git config user.email a@b; umask 077; echo one >file; git add file; git commit -qm one", project.str()));
     project.create(&["--git", "user.name=Agent", "--git", "user.email=agent@example.org"]);
     project.sh("echo two >>file; mkdir dir; echo new >dir/new; git add .; git commit -qm two");
     let status = ada.sh(&format!("cd '{}'; git status --porcelain; git log --format=%s; git fsck 2>&1", project.str()));
     assert_eq!(status, "two\none\n");
-    let strangers = host(&format!("find '{}' ! -user {} -o ! -group {}", project.str(), ada.uid, ada.gid));
+    let strangers = near(&format!("find '{}' ! -user {} -o ! -group {}", project.str(), ada.uid, ada.gid));
     assert_eq!(strangers, "");
     assert_eq!(project.sh("git status --porcelain"), "");
 }
@@ -686,7 +707,7 @@ fn worktree(user: &User, options: &str) -> Project {
 
 #[test]
 fn a_commit_works_in_a_worktree_and_the_repositorys_hooks_stay_closed() {
-    let ada = User::new();
+    let ada = User::owner();
     let project = worktree(
         &ada,
         "git worktree add -q ../other; printf '#!/bin/sh\\ntouch /tmp/hooked\\n' >.git/hooks/post-commit",
@@ -695,7 +716,7 @@ fn a_commit_works_in_a_worktree_and_the_repositorys_hooks_stay_closed() {
     project.sh("echo x >file; git add file; git commit -qm two");
     let repo = project.base().join("repo");
     assert_eq!(ada.sh(&format!("cd '{}'; git status --porcelain; git log -1 --format=%s", project.str())), "two\n");
-    assert_eq!(host(&format!("find '{}' ! -user {}", repo.display(), ada.uid)), "");
+    assert_eq!(near(&format!("find '{}' ! -user {}", repo.display(), ada.uid)), "");
 
     let git = repo.join(".git");
     for script in [
@@ -716,6 +737,9 @@ fn a_commit_works_in_a_worktree_and_the_repositorys_hooks_stay_closed() {
 
 #[test]
 fn a_worktree_pointer_without_its_back_pointer_is_not_followed() {
+    if !only_at(&HERE, "two persons have projects") {
+        return;
+    }
     let (ada, bob) = (User::new(), User::new());
     let victim = worktree(&bob, "");
     let secret = victim.base().join("repo/.git");
@@ -734,7 +758,7 @@ fn a_worktree_pointer_without_its_back_pointer_is_not_followed() {
 
 #[test]
 fn a_worktree_pointer_that_changes_later_is_not_read_again() {
-    let ada = User::new();
+    let ada = User::owner();
     let project = worktree(&ada, "");
     let other = project.base().join("other");
     ada.sh(&format!("git init -q '{}'", other.display()));
@@ -748,6 +772,9 @@ fn a_worktree_pointer_that_changes_later_is_not_read_again() {
 
 #[test]
 fn a_tools_sibling_is_looked_for_beside_it_and_not_on_path() {
+    if !only_at(&[Place::Local], "what the tools at a place run is beside themselves, there") {
+        return;
+    }
     let project = Project::new();
     project.create(&[]);
     let planted = project.base().join("bin");

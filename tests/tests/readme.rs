@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lbx_tests::{Command, Project, bin_dir, command, repository, script, text, tool};
+use lbx_tests::{Command, Place, Project, bin_dir, command, only_at, place, repository, script, text, tool};
 
 /// Held by each test: some examples stop every environment that there is.
 fn alone() -> MutexGuard<'static, ()> {
@@ -26,6 +26,9 @@ fn run(project: &Project, script: &str) -> Command {
     let home = project.base().join("person");
     std::fs::create_dir_all(&home).expect("a home can be made");
     let mut bash = command("bash");
+    // behind ssh a path is absolute
+    let absolute = script.replace(" . ", " \"$PWD\" ").replace(" .\n", " \"$PWD\"\n");
+    let script = if place() == Place::Ssh { &absolute } else { script };
     let path = format!("{}:{}:/usr/bin:/bin", bin_dir().display(), home.join("bin").display());
     bash.args(["-euo", "pipefail", "-c", script]).current_dir(project.path()).env("PATH", path).env("HOME", home);
     bash
@@ -66,6 +69,9 @@ fn examples_of_the_readme_do_what_it_says() {
 
 #[test]
 fn what_is_installed_is_whole() {
+    if !only_at(&[Place::Local], "the tools are this machine's") {
+        return;
+    }
     use std::os::unix::fs::MetadataExt;
     let _alone = alone();
     let project = Project::new();
@@ -75,7 +81,7 @@ fn what_is_installed_is_whole() {
         let mut install = command(repository().join("scripts/install"));
         install.arg(&prefix).env("LBX_BIN_DIR", bin_dir()).assert().success().stdout("");
     }
-    for tool in ["lbx-name", "lbx-env", "lbx-enter", "lbx-ls", "llima-box"] {
+    for tool in ["lbx-name", "lbx-env", "lbx-enter", "lbx-ls", "lbx-on", "lbx-vm", "llima-box"] {
         let file = std::fs::metadata(prefix.join("bin").join(tool)).expect("the tool is installed");
         assert_eq!((file.uid(), file.mode() & 0o7777), (0, 0o755), "{tool}");
         let share = prefix.join("share");
@@ -86,6 +92,10 @@ fn what_is_installed_is_whole() {
         ] {
             assert!(share.join(&file).is_file(), "{file} is not installed");
         }
+    }
+    let guest = prefix.join("libexec/llima-box/guest").join(std::env::consts::ARCH);
+    for file in ["version", "lbx-on", "lbx-env", "llima-box"] {
+        assert!(guest.join(file).is_file(), "{file} is not installed for guests");
     }
     let help = command(prefix.join("bin/llima-box")).args(["help", "env"]).assert().success();
     assert!(text(help).contains("lbx-env"));
@@ -126,7 +136,7 @@ fn the_plug_in_of_ten_lines_works() {
     let plug_in = bin.join("lbx-du");
     script(&blocks("CONTRIBUTING.md", "test: lbx-du")[0], &plug_in);
     project.sh("head -c 2M /dev/zero >~/two");
-    let printed = text(run(&project, "llima-box du .").assert().success());
+    let printed = text(run(&project, "llima-box du .\n").assert().success());
     let (size, of) = printed.trim_end().split_once('\t').expect("a size and a name");
     assert_eq!(of, name);
     assert!(size.parse::<u32>().expect("a number") >= 2048, "{printed}");

@@ -3,12 +3,20 @@
 use std::os::unix::fs::PermissionsExt;
 
 use lbx_tests::machine::{entries, listed, traces};
-use lbx_tests::{Project, User, command, eventually, host, installed, std_command, text, tool_file};
+use lbx_tests::{Place, Project, User, command, eventually, host, installed, only_at, std_command, text, tool_file};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
+/// Whether sudo is a step on the way: at another place whoever answers there is root already.
+fn is_a_step() -> bool {
+    only_at(&[Place::Local], "sudo is a step of this machine")
+}
+
 #[test]
 fn a_person_does_everything_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
     let path = project.str();
@@ -32,6 +40,9 @@ fn a_person_does_everything_through_sudo() {
 
 #[test]
 fn shell_creates_and_enters_through_sudo_from_where_the_person_stands() {
+    if !is_a_step() {
+        return;
+    }
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
     ada.sh(&format!("cd {}; git init -q; mkdir -p a/b; git config --global user.name Ada; git config --global user.email ada@example.org; git config --global core.pager evil", project.str()));
@@ -52,6 +63,9 @@ fn shell_creates_and_enters_through_sudo_from_where_the_person_stands() {
 
 #[test]
 fn streams_and_statuses_pass_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
     project.create(&[]);
@@ -84,6 +98,9 @@ fn streams_and_statuses_pass_through_sudo() {
 
 #[test]
 fn without_sudo_rights_the_message_says_what_is_needed() {
+    if !is_a_step() {
+        return;
+    }
     let bob = User::new();
     let project = Project::owned_by(&bob);
     let needs = || contains("root").or(contains("sudo"));
@@ -111,6 +128,9 @@ fn without_sudo_rights_the_message_says_what_is_needed() {
 
 #[test]
 fn without_sudo_at_all_the_message_says_what_is_needed() {
+    if !is_a_step() {
+        return;
+    }
     let bob = User::new();
     let project = Project::owned_by(&bob);
     project.create(&[]);
@@ -138,6 +158,9 @@ fn without_sudo_at_all_the_message_says_what_is_needed() {
 
 #[test]
 fn variables_pass_through_sudo_and_their_values_are_in_no_argv() {
+    if !is_a_step() {
+        return;
+    }
     const SECRET: &str = "s3cret-value-of-this-test";
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
@@ -167,6 +190,9 @@ fn variables_pass_through_sudo_and_their_values_are_in_no_argv() {
 
 #[test]
 fn no_running_process_shows_a_secret() {
+    if !is_a_step() {
+        return;
+    }
     const SECRET: &str = "an0ther-secret-of-this-test";
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
@@ -190,6 +216,9 @@ fn no_running_process_shows_a_secret() {
 
 #[test]
 fn what_the_person_may_not_read_or_write_is_not_given_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
     let (ada, bob) = (User::sudoer(), User::new());
     let project = Project::owned_by(&ada);
     let bobs = Project::owned_by(&bob);
@@ -220,6 +249,9 @@ fn what_the_person_may_not_read_or_write_is_not_given_through_sudo() {
 
 #[test]
 fn a_terminal_works_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
     if !installed(&["setsid"]) {
         return;
     }
@@ -239,6 +271,9 @@ fn a_terminal_works_through_sudo() {
 
 #[test]
 fn the_config_of_the_person_is_read_and_not_roots() {
+    if !is_a_step() {
+        return;
+    }
     let ada = User::sudoer();
     let project = Project::owned_by(&ada);
     ada.sh("mkdir -p ~/.config/llima-box; printf 'net: none\\nenv: [FROM_CONFIG]\\n' >~/.config/llima-box/config.yaml");

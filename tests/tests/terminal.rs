@@ -4,12 +4,17 @@
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
+use lbx_tests::place::HERE;
 use lbx_tests::pty::line;
-use lbx_tests::{Project, Pty, User, eventually, executable, installed, std_command, tool_file};
+use lbx_tests::{
+    Place, Project, Pty, User, eventually, executable, installed, only_at, scaled, std_command, tool_file,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::termios::LocalModes;
 
+/// Why a screen is not compared.
+const ANOTHER_PROGRAM: &str = "the program outside is another machine's";
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_Z: &str = "\x1a";
@@ -195,9 +200,9 @@ fn a_stopped_command_is_stopped_and_can_be_ended() {
     until_it_has_the_keys(&project, &pty);
     pty.send(CTRL_Z);
     pty.expect("Stopped");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(scaled(Duration::from_millis(100)));
     let count = project.read("count");
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(scaled(Duration::from_millis(200)));
     assert_eq!(project.read("count"), count, "it went on");
     let tool = child_of(&pty);
     pty.send("kill %1\n");
@@ -217,7 +222,7 @@ fn what_is_started_in_the_background_goes_on_in_the_foreground() {
     let pty = shell();
     type_line(&pty, &enter(&project, "read -r line; echo \"got $line\""), "&");
     pty.expect("outer> ");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(scaled(Duration::from_millis(300)));
     pty.send("fg\n");
     pty.expect("lbx-enter");
     pty.expect("\r\n");
@@ -228,6 +233,9 @@ fn what_is_started_in_the_background_goes_on_in_the_foreground() {
 
 #[test]
 fn job_control_works_through_sudo() {
+    if !only_at(&[Place::Local], "sudo is a step of this machine") {
+        return;
+    }
     let user = User::sudoer();
     let project = Project::owned_by(&user);
     project.create(&[]);
@@ -315,6 +323,30 @@ fn a_pipe_behind_a_command_on_a_terminal_has_no_carriage_returns() {
 }
 
 #[test]
+fn what_is_redirected_holds_what_was_written_there_alone() {
+    let project = Project::new();
+    project.create(&[]);
+    let pty = shell();
+    let words = enter(&project, "echo warn:$((1 + 1)) >&2; echo direct:$((1 + 2)) >/dev/tty; echo out");
+    pty.send(format!("got=$({}); echo \"got [$got].\"\n", line(&words)));
+    let screen = pty.expect("got [out].");
+    assert!(screen.contains("warn:2") && screen.contains("direct:3"), "{screen:?}");
+    pty.expect("outer> ");
+    pty.send(format!("got=$({} 2>&1); echo \"got [$got].\"\n", line(&words)));
+    let screen = pty.expect("out].");
+    assert!(screen.contains("direct:3") && screen.contains("got [warn:2\r\nout]."), "{screen:?}");
+}
+
+#[test]
+fn a_pipe_that_ends_behind_a_command_on_a_terminal_ends_it_as_a_pipe_does() {
+    let project = Project::new();
+    project.create(&[]);
+    let pty = shell();
+    type_line(&pty, &project.enter_words(&["yes"]), "| head -n 1; echo \"pipe ${PIPESTATUS[0]}.\"");
+    pty.expect("pipe 141.");
+}
+
+#[test]
 fn each_stream_is_a_terminal_or_not_as_documented() {
     let project = Project::new();
     project.create(&[]);
@@ -358,13 +390,13 @@ fn a_pipe_to_a_terminal_ends_with_the_command() {
     let pty = shell();
     let start = Instant::now();
     // the process that is left behind holds the pipe that the tool relays
-    type_line(&pty, &enter(&project, "sleep 30 & echo la''st; exit 4"), "</dev/null");
+    type_line(&pty, &enter(&project, "sleep 300 & echo la''st; exit 4"), "</dev/null");
     pty.expect("last\r\n");
     expect_status(&pty, 4);
-    type_line(&pty, &enter(&project, "sleep 30 & echo la''st; exit 4"), "");
+    type_line(&pty, &enter(&project, "sleep 300 & echo la''st; exit 4"), "");
     pty.expect("last\r\n");
     expect_status(&pty, 4);
-    assert!(start.elapsed() < Duration::from_secs(15), "it waited for what was left behind");
+    assert!(start.elapsed() < scaled(Duration::from_secs(15)), "it waited for what was left behind");
 }
 
 #[test]
@@ -503,7 +535,7 @@ fn project_with_text() -> (Project, String) {
 
 #[test]
 fn vim_is_drawn_as_outside() {
-    if !installed(&["vim"]) {
+    if !only_at(&HERE, ANOTHER_PROGRAM) || !installed(&["vim"]) {
         return;
     }
     let (project, file) = project_with_text();
@@ -518,7 +550,7 @@ fn vim_is_drawn_as_outside() {
 
 #[test]
 fn less_is_drawn_as_outside() {
-    if !installed(&["less"]) {
+    if !only_at(&HERE, ANOTHER_PROGRAM) || !installed(&["less"]) {
         return;
     }
     let (project, file) = project_with_text();
@@ -528,7 +560,7 @@ fn less_is_drawn_as_outside() {
 
 #[test]
 fn htop_is_drawn_as_outside() {
-    if !installed(&["htop"]) {
+    if !only_at(&HERE, ANOTHER_PROGRAM) || !installed(&["htop"]) {
         return;
     }
     let project = Project::new();
@@ -629,7 +661,7 @@ fn background_processes_outlive_the_shell_until_stop() {
     pty.send("exit\n");
     assert!(pty.wait().success());
     drop(pty);
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(scaled(Duration::from_millis(300)));
     assert_eq!(running(&project, "sleep 4321"), 1);
     assert_eq!(project.sh("echo still here"), "still here\n");
     project.must("stop");

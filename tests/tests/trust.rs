@@ -5,10 +5,15 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::time::Duration;
 
-use lbx_tests::machine::{listed, traces};
-use lbx_tests::{Project, User, bin_dir, host, text};
+use lbx_tests::machine::{exists, listed, traces};
+use lbx_tests::place::HERE;
+use lbx_tests::{Place, Project, User, bin_dir, host, near, only_at, project, scaled, text};
 use predicates::str::contains;
+
+/// Why what several persons do is not tried at another place.
+const SUDO: &str = "sudo is a step of this machine";
 
 /// A sudoer, a project of theirs, and its name; the environment is created by them.
 fn persons(options: &[&str]) -> (User, Project, String) {
@@ -20,6 +25,9 @@ fn persons(options: &[&str]) -> (User, Project, String) {
 
 #[test]
 fn an_environment_is_not_another_persons_to_use() {
+    if !only_at(&[Place::Local], SUDO) {
+        return;
+    }
     let (_ada, project, name) = persons(&[]);
     let bob = User::sudoer();
     bob.tool("lbx-enter").args([&name, "--", "true"]).assert().code(125).stderr(contains("belongs to uid"));
@@ -33,6 +41,9 @@ fn an_environment_is_not_another_persons_to_use() {
 
 #[test]
 fn a_directory_of_another_is_no_project_even_where_it_may_be_written() {
+    if !only_at(&[Place::Local], SUDO) {
+        return;
+    }
     let (ada, bob) = (User::sudoer(), User::new());
     let project = Project::named("team");
     host(&format!("chown {}:{} '{}'; chmod 2777 '{}'", bob.uid, bob.gid, project.str(), project.str()));
@@ -46,6 +57,9 @@ fn a_directory_of_another_is_no_project_even_where_it_may_be_written() {
 
 #[test]
 fn a_further_path_shows_no_more_than_its_creator_sees() {
+    if !only_at(&[Place::Local], SUDO) {
+        return;
+    }
     let shared = Project::named("shared");
     let dir = shared.str();
     host(&format!("cd '{dir}'; umask 077; echo root >closed; echo all >open; chmod 644 open; chmod 1777 ."));
@@ -75,6 +89,9 @@ fn a_further_path_shows_no_more_than_its_creator_sees() {
 
 #[test]
 fn a_further_path_that_is_swapped_later_shows_nothing_of_roots() {
+    if !only_at(&[Place::Local], SUDO) {
+        return;
+    }
     let user = User::sudoer();
     let project = Project::owned_by(&user);
     let base = project.base().display();
@@ -95,7 +112,7 @@ fn a_further_path_that_is_swapped_later_shows_nothing_of_roots() {
 
 #[test]
 fn a_worktree_cannot_lead_the_persons_git_astray() {
-    let user = User::new();
+    let user = User::owner();
     let project = Project::owned_by(&user);
     let base = project.base().display().to_string();
     user.sh(&format!(
@@ -123,6 +140,9 @@ fn a_worktree_cannot_lead_the_persons_git_astray() {
 
 #[test]
 fn the_names_of_sockets_are_not_believed() {
+    if !only_at(&HERE, "the sockets are this machine's") {
+        return;
+    }
     let abstract_name = SocketAddr::from_abstract_name("x /usr/bin/env").unwrap();
     let _hostile = UnixListener::bind_addr(&abstract_name).unwrap();
     let _usr = UnixListener::bind_addr(&SocketAddr::from_abstract_name("y /usr").unwrap()).unwrap();
@@ -137,6 +157,9 @@ fn the_names_of_sockets_are_not_believed() {
 
 #[test]
 fn a_tool_that_the_inside_could_replace_is_not_run() {
+    if !only_at(&[Place::Local], "which tools run at another place is not the caller's to say") {
+        return;
+    }
     let project = Project::new();
     let tools = project.path().join("tools");
     host(&format!("cp -r '{}' '{}'", bin_dir().display(), tools.display()));
@@ -153,13 +176,13 @@ fn a_tool_that_the_inside_could_replace_is_not_run() {
 fn a_planted_git_file_keeps_nobody_waiting_and_opens_nothing() {
     let project = Project::new();
     let path = project.str();
-    host(&format!("cd '{path}'; mkdir g; mkfifo g/commondir; ln -s /dev/zero g/gitdir; echo 'gitdir: {path}/g' >.git"));
-    project.env_tool("create").timeout(std::time::Duration::from_secs(20)).arg(path).assert().success();
+    near(&format!("cd '{path}'; mkdir g; mkfifo g/commondir; ln -s /dev/zero g/gitdir; echo 'gitdir: {path}/g' >.git"));
+    project.env_tool("create").timeout(scaled(Duration::from_secs(20))).arg(path).assert().success();
 
     // what lies around the project is not made a part of it
-    let project = Project::inside(Path::new("/srv"), "worktrees/p".as_ref());
+    let project = Project::inside(&project::root(), "worktrees/p".as_ref());
     let base = project.base().display();
-    host(&format!(
+    near(&format!(
         "cd '{base}'; echo secret >secret; touch config HEAD; mkdir objects; cd worktrees/p; mkdir g; \
          echo 'gitdir: {base}/worktrees/p/g' >.git; echo '{base}' >g/commondir; echo '{base}/worktrees/p/.git' >g/gitdir"
     ));
@@ -169,6 +192,9 @@ fn a_planted_git_file_keeps_nobody_waiting_and_opens_nothing() {
 
 #[test]
 fn sudo_does_not_make_a_trace_a_file_of_roots() {
+    if !only_at(&[Place::Local], SUDO) {
+        return;
+    }
     let user = User::sudoer();
     let project = Project::owned_by(&user);
     let trace = project.base().join("trace");
@@ -225,7 +251,7 @@ fn a_stray_deleted_record_does_not_take_a_new_environment_with_it() {
     host(&format!("cd /var/lib/llima-box/envs/{name}; mv record.json deleted.json"));
     project.create(&[]);
     assert_eq!(project.sh("cat ~/f 2>/dev/null || echo new"), "new\n");
-    assert!(!Path::new("/var/lib/llima-box/envs").join(&name).join("deleted.json").exists());
+    assert!(!exists(Path::new("/var/lib/llima-box/envs").join(&name).join("deleted.json")));
 }
 
 #[test]

@@ -93,12 +93,13 @@ fn kind(arg: &Arg) -> Result<String> {
         "yes|no" => "yes no".to_owned(),
         "ENV" | "ENV|-" => "@env".to_owned(),
         "PATH|-" | "DIR" => "@dir".to_owned(),
-        "PATH" => "@file".to_owned(),
+        "PATH" | "FILE" => "@file".to_owned(),
         "PLACE" => "@place".to_owned(),
         "NAME[=VALUE]" => "@variable".to_owned(),
         "COMMAND" => "@command".to_owned(),
         "VERB" => "@verb".to_owned(),
-        "WORD" | "K=V" | "K[=V]" => "@none".to_owned(),
+        "TOOL" => "lbx-name lbx-ls lbx-env lbx-enter llima-box".to_owned(),
+        "ARG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
         unknown => bail!("no completion is known for {unknown}"),
     };
     Ok(if value_range(arg).min_values() == 0 && !arg.is_positional() { format!("?{kind}") } else { kind })
