@@ -151,6 +151,81 @@ lbx-ls|-h|flag|Print help
 lbx-ls|--help|flag|Print help
 lbx-ls|-V|flag|Print version
 lbx-ls|--version|flag|Print version
+lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@*|@none|The words behind it
+lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
+lbx-on|-h|flag|Print help
+lbx-on|--help|flag|Print help
+lbx-on|-V|flag|Print version
+lbx-on|--version|flag|Print version
+lbx-vm|start|verb|Start the VM, created where there is none, and put the guest tools there
+lbx-vm start|--existing|flag|Fail where there is no VM yet
+lbx-vm start|--template|@file|YAML file of Lima that is laid over the built-in template
+lbx-vm start|--cpus|@none|Processors [default: 4, or the machine\'s if fewer]
+lbx-vm start|--memory|@none|Memory, as in 6GiB [default: half of the machine\'s, at most 8GiB]
+lbx-vm start|--disk|@none|Disk, as in 60GiB; it takes no more room than is used [default: 100GiB]
+lbx-vm start|--mount|@dir|Directory that the VM sees at the same path, writable [default: the home]; may be repeated
+lbx-vm start|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm start|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm start|-q|flag|Print errors only
+lbx-vm start|--quiet|flag|Print errors only
+lbx-vm start|-v|flag|Say on stderr what is done
+lbx-vm start|--verbose|flag|Say on stderr what is done
+lbx-vm start|-h|flag|Print help
+lbx-vm start|--help|flag|Print help
+lbx-vm|status|verb|Print one word: running, stopped, absent or broken
+lbx-vm status|--json|flag|Print what is known of the VM as one JSON object
+lbx-vm status|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm status|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm status|-q|flag|Print errors only
+lbx-vm status|--quiet|flag|Print errors only
+lbx-vm status|-v|flag|Say on stderr what is done
+lbx-vm status|--verbose|flag|Say on stderr what is done
+lbx-vm status|-h|flag|Print help
+lbx-vm status|--help|flag|Print help
+lbx-vm|stop|verb|Stop the VM; its environments stop with it
+lbx-vm stop|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm stop|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm stop|-q|flag|Print errors only
+lbx-vm stop|--quiet|flag|Print errors only
+lbx-vm stop|-v|flag|Say on stderr what is done
+lbx-vm stop|--verbose|flag|Say on stderr what is done
+lbx-vm stop|-h|flag|Print help
+lbx-vm stop|--help|flag|Print help
+lbx-vm|restart|verb|Stop the VM, even one that does not answer, and start it
+lbx-vm restart|--cpus|@none|Processors [default: 4, or the machine\'s if fewer]
+lbx-vm restart|--memory|@none|Memory, as in 6GiB [default: half of the machine\'s, at most 8GiB]
+lbx-vm restart|--disk|@none|Disk, as in 60GiB; it takes no more room than is used [default: 100GiB]
+lbx-vm restart|--mount|@dir|Directory that the VM sees at the same path, writable [default: the home]; may be repeated
+lbx-vm restart|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm restart|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm restart|-q|flag|Print errors only
+lbx-vm restart|--quiet|flag|Print errors only
+lbx-vm restart|-v|flag|Say on stderr what is done
+lbx-vm restart|--verbose|flag|Say on stderr what is done
+lbx-vm restart|-h|flag|Print help
+lbx-vm restart|--help|flag|Print help
+lbx-vm|delete|verb|Delete the VM with all its environments; projects stay
+lbx-vm delete|--yes|flag|Confirm it: this tool never asks
+lbx-vm delete|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm delete|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm delete|-q|flag|Print errors only
+lbx-vm delete|--quiet|flag|Print errors only
+lbx-vm delete|-v|flag|Say on stderr what is done
+lbx-vm delete|--verbose|flag|Say on stderr what is done
+lbx-vm delete|-h|flag|Print help
+lbx-vm delete|--help|flag|Print help
+lbx-vm|--dry-run|flag|Print what would be done, and do nothing
+lbx-vm|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-vm|-q|flag|Print errors only
+lbx-vm|--quiet|flag|Print errors only
+lbx-vm|-v|flag|Say on stderr what is done
+lbx-vm|--verbose|flag|Say on stderr what is done
+lbx-vm|-h|flag|Print help
+lbx-vm|--help|flag|Print help
+lbx-vm|-V|flag|Print version
+lbx-vm|--version|flag|Print version
 llima-box|shell|verb|Enter the environment of a project, which is created when there is none
 llima-box shell|@1|@env|Name, or directory of the project [default: the project around the current directory]
 llima-box shell|@--|@command|The command and its arguments, behind \'--\' [default: the login shell]
@@ -223,7 +298,9 @@ llima-box|--version|flag|Print version
 llima-box|name|tool|Prints the environment name of a path
 llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
 llima-box|enter|tool|Runs one command inside an environment
-llima-box|ls|tool|Prints one JSON line per environment'
+llima-box|ls|tool|Prints one JSON line per environment
+llima-box|on|tool|Runs one tool at another place
+llima-box|vm|tool|Ensures the VM: created, running, guest tools in place'
 
 # Prints the kind of word $argv[2] in context $argv[1].
 function __lbx_kind
