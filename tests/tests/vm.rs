@@ -158,7 +158,8 @@ fn a_process_that_has_the_number_of_a_vm_s_is_not_killed_for_it() {
     std::fs::create_dir_all(&half).unwrap();
     std::fs::create_dir_all(dir.path().join("state/llima-box")).unwrap();
     std::fs::write(dir.path().join("state/llima-box/vm-agents.creating"), "").unwrap();
-    std::fs::write(half.join("lima.yaml"), "images: [{location: /x, arch: x86_64}]\n").unwrap();
+    std::fs::write(half.join("lima.yaml"), "param:\n  llimaBox: \"1\"\nimages: [{location: /x, arch: x86_64}]\n")
+        .unwrap();
     let mut other = std_command("sleep").arg("600").spawn().unwrap();
     for file in ["ha.pid", "qemu.pid"] {
         std::fs::write(half.join(file), other.id().to_string()).unwrap();
