@@ -2,7 +2,7 @@
 //! (`seccomp(2)`). It is compiled into instructions here because several answers are wanted, and
 //! because the x32 ABI shares its architecture's number with x86-64.
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -152,55 +152,65 @@ const OPENS: &[(i64, u32)] = &[
 
 /// The filter of an environment, with or without namespaces of its own making.
 pub(super) fn program(nest: bool) -> Vec<sock_filter> {
-    let mut code = Code(Vec::with_capacity(256));
+    let mut code = Code(Vec::with_capacity(512));
     code.load(offset::ARCH);
     code.unless(BPF_JEQ, ARCH, KILL);
     code.load(offset::NR);
     #[cfg(target_arch = "x86_64")]
-    code.when(libc::BPF_JGE, X32, KILL);
-    for nr in ABSENT {
-        code.when(BPF_JEQ, *nr as u32, ENOSYS);
-    }
-    for nr in NEVER {
-        code.when(BPF_JEQ, *nr as u32, EPERM);
-    }
+    code.when(BPF_JGE, X32, KILL);
+    let mut rules = rules(nest);
+    rules.sort_by_key(|(nr, _)| *nr);
+    code.0.extend(choice(&rules).0);
+    code.0
+}
+
+/// What becomes of the calls that are not simply allowed, by their numbers.
+fn rules(nest: bool) -> Vec<(u32, Code)> {
+    let mut rules = Vec::with_capacity(96);
+    let mut always = |calls: &[i64], answer| rules.extend(calls.iter().map(|nr| (*nr as u32, Code::answering(answer))));
+    always(ABSENT, ENOSYS);
+    always(NEVER, EPERM);
     if nest {
-        for nr in ATTRIBUTES {
-            code.when(BPF_JEQ, *nr as u32, EOPNOTSUPP);
-        }
+        always(ATTRIBUTES, EOPNOTSUPP);
     } else {
-        for nr in NESTING {
-            code.when(BPF_JEQ, *nr as u32, EPERM);
-        }
+        always(NESTING, EPERM);
+    }
+    let mut call = |nr: i64, write: &dyn Fn(&mut Code)| {
+        let mut code = Code(Vec::with_capacity(16));
+        write(&mut code);
+        code.answer(ALLOW);
+        rules.push((nr as u32, code));
+    };
+    if !nest {
         for (nr, namespaces) in [(libc::SYS_clone, NAMESPACES), (libc::SYS_unshare, NAMESPACES | NEWTIME)] {
-            code.call(nr, |code| {
+            call(nr, &|code| {
                 code.load(offset::argument(0));
                 code.when(BPF_JSET, namespaces, EPERM);
             });
         }
     }
     for (nr, mode) in MODES {
-        code.call(*nr, |code| {
+        call(*nr, &|code| {
             code.load(offset::argument(*mode));
             code.when(BPF_JSET, SET_ID, EPERM);
         });
     }
     for (nr, flags) in OPENS {
-        code.call(*nr, |code| {
+        call(*nr, &|code| {
             code.load(offset::argument(*flags));
             code.unless(BPF_JSET, MAKES_FILE, ALLOW);
             code.load(offset::argument(flags + 1));
             code.when(BPF_JSET, SET_ID, EPERM);
         });
     }
-    code.call(libc::SYS_ioctl, |code| {
+    call(libc::SYS_ioctl, &|code| {
         // the kernel takes 32 bits of it; so does the filter
         code.load(offset::argument(1));
         code.when(BPF_JEQ, TIOCSTI, EPERM);
         code.when(BPF_JEQ, TIOCLINUX, EPERM);
     });
     for nr in [libc::SYS_socket, libc::SYS_socketpair] {
-        code.call(nr, |code| {
+        call(nr, &|code| {
             code.load(offset::argument(0));
             for family in FAMILIES {
                 code.when(BPF_JEQ, family as u32, ALLOW);
@@ -210,8 +220,29 @@ pub(super) fn program(nest: bool) -> Vec<sock_filter> {
             code.unless(BPF_JEQ, libc::NETLINK_ROUTE as u32, EAFNOSUPPORT);
         });
     }
-    code.answer(ALLOW);
-    code.0
+    rules
+}
+
+/// Finds the call's rule among `rules`, which are in the order of their numbers, by halves: the kernel
+/// runs the program for every number there is when it is installed, and for many calls later.
+fn choice(rules: &[(u32, Code)]) -> Code {
+    let mut code = Code(Vec::new());
+    if rules.len() <= 2 {
+        for (nr, rule) in rules {
+            code.push(BPF_JMP | BPF_JEQ | BPF_K, 0, rule.0.len() as u8, *nr);
+            code.0.extend(&rule.0);
+        }
+        code.answer(ALLOW);
+        return code;
+    }
+    let (below, from) = rules.split_at(rules.len() / 2);
+    let (first, below) = (from[0].0, choice(below));
+    // a conditional jump is too short for a half
+    code.push(BPF_JMP | BPF_JGE | BPF_K, 0, 1, first);
+    code.push(BPF_JMP | BPF_JA, 0, 0, below.0.len() as u32);
+    code.0.extend(below.0);
+    code.0.extend(choice(from).0);
+    code
 }
 
 /// Offsets in `struct seccomp_data`.
@@ -225,9 +256,16 @@ mod offset {
     }
 }
 
+/// Instructions.
 struct Code(Vec<sock_filter>);
 
 impl Code {
+    fn answering(answer: u32) -> Code {
+        let mut code = Code(Vec::with_capacity(1));
+        code.answer(answer);
+        code
+    }
+
     fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
         self.0.push(sock_filter { code: code as u16, jt, jf, k });
     }
@@ -250,15 +288,6 @@ impl Code {
     fn unless(&mut self, test: u32, k: u32, answer: u32) {
         self.push(BPF_JMP | test | BPF_K, 1, 0, k);
         self.answer(answer);
-    }
-
-    /// For the call `nr` alone: `rules`, then it is allowed. The number is loaded before and after.
-    fn call(&mut self, nr: i64, rules: impl FnOnce(&mut Code)) {
-        let mut body = Code(Vec::new());
-        rules(&mut body);
-        body.answer(ALLOW);
-        self.push(BPF_JMP | BPF_JEQ | BPF_K, 0, body.0.len() as u8, nr as u32);
-        self.0.extend(body.0);
     }
 }
 
@@ -283,7 +312,11 @@ mod tests {
                     continue;
                 }
                 BPF_JEQ => value == k,
-                libc::BPF_JGE => value >= k,
+                BPF_JA => {
+                    at += k as usize;
+                    continue;
+                }
+                BPF_JGE => value >= k,
                 BPF_JSET => value & k != 0,
                 test => panic!("{test}"),
             };
@@ -328,6 +361,21 @@ mod tests {
             (libc::SYS_ptrace, &[], ALLOW),
         ] {
             assert_eq!(answer(false, nr, arguments), expected, "call {nr} {arguments:x?}");
+        }
+    }
+
+    #[test]
+    fn each_call_has_its_own_rule_and_what_has_none_is_allowed() {
+        for nest in [false, true] {
+            let mut rules = rules(nest);
+            rules.sort_by_key(|(nr, _)| *nr);
+            assert!(rules.windows(2).all(|pair| pair[0].0 < pair[1].0), "two rules for one call");
+            for nr in 0..600 {
+                // by itself, as the whole program must answer, too
+                let alone = rules.iter().find(|(of, _)| i64::from(*of) == nr);
+                let expected = alone.map_or(ALLOW, |(_, rule)| verdict(&rule.0, ARCH, nr, &[0; 6]));
+                assert_eq!(answer(nest, nr, &[0; 6]), expected, "call {nr}");
+            }
         }
     }
 
