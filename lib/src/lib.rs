@@ -23,6 +23,11 @@ pub mod holder;
 #[cfg(target_os = "linux")]
 pub mod sys;
 
+/// musl's own allocator goes to the kernel far more often, and threads wait for each other there.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 pub use failure::{Failure, Result};
 pub use name::Name;
 pub use place::Place;

@@ -8,7 +8,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use dlmalloc::GlobalDlmalloc;
 use lbx::failure::{Result, status};
 use lbx::{Name, Place, operand, path, record};
 use lbx_ls::{Cli, State};
@@ -17,10 +16,6 @@ use crate::TOOL;
 use environment::Environment;
 use live::Machine;
 use store::Store;
-
-/// musl's own allocator goes to the kernel far more often, and threads wait for each other there.
-#[global_allocator]
-static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 /// Prints the environments that `cli` asks for.
 pub(crate) fn list(cli: Cli) -> Result<u8> {
