@@ -30,6 +30,9 @@ pub fn canonical(path: &Path) -> Result<PathBuf> {
 }
 
 fn resolve(path: &Path, links: u32) -> io::Result<PathBuf> {
+    if is_canonical(path) {
+        return Ok(path.to_owned());
+    }
     match std::fs::canonicalize(path) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
         resolved => return resolved.map(spelled),
@@ -52,6 +55,20 @@ fn resolve(path: &Path, links: u32) -> io::Result<PathBuf> {
         _ => {}
     }
     Ok(resolved)
+}
+
+/// Whether `path`, which is absolute, is known at one look to be canonical.
+#[cfg(target_os = "linux")]
+fn is_canonical(path: &Path) -> bool {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    let plain: PathBuf = path.components().filter(|part| *part != Component::ParentDir).collect();
+    plain.as_os_str() == path.as_os_str()
+        && openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_canonical(_: &Path) -> bool {
+    false
 }
 
 /// `path`, which exists, as its file system spells it: those of macOS take any case, and one
