@@ -60,6 +60,19 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Lets others that wake up go first (`SCHED_BATCH`, sched(7)), or makes it an ordinary process again.
+/// musl's function does nothing.
+///
+/// # Errors
+/// EPERM where a filter refuses it.
+pub fn run_in_batches(yes: bool) -> io::Result<()> {
+    let policy = if yes { libc::SCHED_BATCH } else { libc::SCHED_OTHER };
+    // struct sched_param of the kernel: a priority, which is 0 for both
+    let priority: libc::c_int = 0;
+    // SAFETY: the kernel reads the one field, which lives across the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) })
+}
+
 /// Ends the process at once, without what `exit(3)` runs: for a child of [`clone`], whose
 /// buffers and handlers are its parent's.
 pub fn exit_now(status: u8) -> ! {

@@ -47,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) tell: Sender<Event>,
     /// Bytes to be written.
     pub(crate) out: Sender<Vec<u8>>,
+    /// What came behind the line that was read last.
+    rest: Vec<u8>,
     place: Place,
     ssh: Option<Ssh>,
 }
@@ -75,12 +77,18 @@ pub(crate) enum NoLink {
 
 impl Link {
     /// Connects to `place` and asks for a call; its tools are sent when they are not there.
-    pub(crate) fn open(place: &Place) -> Result<Link, NoLink> {
+    ///
+    /// The bytes of `call` follow at once, which saves a round trip: an end that cannot take them has
+    /// read none of them.
+    pub(crate) fn open(place: &Place, call: impl Fn() -> Vec<u8>) -> Result<Link, NoLink> {
         for _ in 0..3 {
             let guests = guest::all().map_err(NoLink::Failed)?;
             let versions = guests.into_iter().map(|guest| (guest.arch, guest.version)).collect();
             let mut link = Link::connect(place)?;
-            match link.ask(&Request::Call(versions))? {
+            let mut first = Request::Call(versions).line().into_bytes();
+            first.extend(call());
+            let _ = link.out.send(first);
+            match link.first_answer()? {
                 Answer::Ready => {
                     link.speak_aloud();
                     return Ok(link);
@@ -144,11 +152,18 @@ impl Link {
         let (out, to_write) = channel::<Vec<u8>>();
         let incoming = tell.clone();
         std::thread::spawn(move || {
-            let mut bytes = vec![0; CHUNK];
+            let mut bytes = vec![0; 4096];
             loop {
                 let event = match read.read(&mut bytes) {
                     Ok(0) => Event::Gone(None),
-                    Ok(length) => Event::Bytes(bytes[..length].to_vec()),
+                    Ok(length) => {
+                        let event = Event::Bytes(bytes[..length].to_vec());
+                        if length == bytes.len() {
+                            // so much memory costs a short call more than all else
+                            bytes.resize(CHUNK, 0);
+                        }
+                        event
+                    }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     Err(e) => Event::Gone(Some(e)),
                 };
@@ -166,12 +181,16 @@ impl Link {
                 }
             }
         });
-        Link { events, tell, out, place: place.clone(), ssh }
+        Link { events, tell, out, rest: Vec::new(), place: place.clone(), ssh }
     }
 
-    /// Says `request` and waits for the line that answers it.
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoLink> {
+    fn say(&self, request: &Request) {
+        // when nobody writes any more, the reader tells why
         let _ = self.out.send(request.line().into_bytes());
+    }
+
+    /// Waits for the line that answers the first request.
+    fn first_answer(&mut self) -> Result<Answer, NoLink> {
         // ssh has a connection to make first
         let limit = if self.ssh.is_some() { CONNECTING } else { SILENCE };
         self.answer(limit)
@@ -179,11 +198,19 @@ impl Link {
 
     /// The next line, for which the far end has `limit` seconds.
     fn answer(&mut self, limit: u32) -> Result<Answer, NoLink> {
-        let mut line = Vec::new();
         let mut silence = Silence::default();
         loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                let text = &line[..end];
+                let answer = std::str::from_utf8(text).ok().and_then(Answer::parse);
+                return answer.ok_or_else(|| NoLink::Failed(self.nonsense(text)));
+            }
+            if self.rest.len() > LINE_MAX {
+                return Err(NoLink::Failed(self.nonsense(&self.rest)));
+            }
             match self.events.recv_timeout(silence.left()) {
-                Ok(Event::Bytes(bytes)) => line.extend(bytes),
+                Ok(Event::Bytes(bytes)) => self.rest.extend(bytes),
                 Ok(Event::Gone(error)) => return Err(self.ended(error)),
                 // nobody is told of signals yet: they have done what they do
                 Ok(Event::Signal(_)) => {}
@@ -194,14 +221,12 @@ impl Link {
                     }
                 }
             }
-            if let Some(text) = line.strip_suffix(b"\n") {
-                let answer = std::str::from_utf8(text).ok().and_then(Answer::parse);
-                return answer.ok_or_else(|| NoLink::Failed(self.nonsense(text)));
-            }
-            if line.len() > LINE_MAX {
-                return Err(NoLink::Failed(self.nonsense(&line)));
-            }
         }
+    }
+
+    /// What came behind the answers: the first frames.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
     }
 
     /// What a place is said to be that was silent for `seconds`.
@@ -429,7 +454,8 @@ fn send_entry(place: &Place, guest: &Guest) -> Result<()> {
 /// Sends the tools of `guest`, whose version is missing at `place`.
 fn send_tools(place: &Place, guest: &Guest) -> Result<(), NoLink> {
     let mut link = Link::connect(place)?;
-    match link.ask(&Request::Tools(guest.version.clone()))? {
+    link.say(&Request::Tools(guest.version.clone()));
+    match link.first_answer()? {
         Answer::Ready => {}
         answer => return Err(NoLink::Failed(unexpected(place, answer))),
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use lbx::failure::{Failure, Result, Tool, fail, status};
 use lbx::{Place, step};
 use lbx_on::Cli;
+use lbx_on::frame::Call;
 
 mod agent;
 mod greeting;
@@ -83,16 +84,17 @@ impl Wanted {
         }
         signals::take()?;
         let call = near::call(&self.place, &self.tool, &self.words, self.wants_stdin(), self.forwards_agent())?;
-        Ok(match self.link()? {
-            Ok(link) => near::status(near::relay(link, call)?),
+        Ok(match self.link(&call)? {
+            Ok(link) => near::status(near::relay(link, &call)?),
             Err(status) => status,
         })
     }
 
     /// A way to the place, which is started when the tool may do that; `Err`: the status to end
     /// with, when all is said.
-    fn link(&self) -> Result<std::result::Result<Link, u8>> {
-        let down = match Link::open(&self.place) {
+    fn link(&self, call: &Call) -> Result<std::result::Result<Link, u8>> {
+        let open = || Link::open(&self.place, || near::first_frame(call));
+        let down = match open() {
             Ok(link) => return Ok(Ok(link)),
             Err(NoLink::Failed(error)) => return Err(error),
             Err(NoLink::Down(error)) => error,
@@ -115,7 +117,7 @@ impl Wanted {
                 }
             }
         }
-        match Link::open(&self.place) {
+        match open() {
             Ok(link) => Ok(Ok(link)),
             Err(NoLink::Down(error) | NoLink::Failed(error)) => Err(error),
         }

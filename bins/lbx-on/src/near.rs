@@ -52,7 +52,6 @@ pub(crate) fn call(place: &Place, tool: &OsStr, words: &[OsString], wants_stdin:
         _ => std::env::current_dir().ok(),
     };
     let keys = wants_stdin && isatty(stdin());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Ok(Call {
         tool: tool.to_owned(),
         words: words.to_vec(),
@@ -63,10 +62,17 @@ pub(crate) fn call(place: &Place, tool: &OsStr, words: &[OsString], wants_stdin:
         stdin: wants_stdin,
         agent,
         trace: std::env::var_os("LBX_TRACE").is_some_and(|value| value == "1"),
-        now: u64::try_from(now.as_millis()).unwrap_or_default(),
+        now: 0,
         size: if keys { keyboard::size() } else { Default::default() },
         modes: if keys { keyboard::modes() } else { Vec::new() },
     })
+}
+
+/// `call` as it goes over a link, with the time of now: a VM may have had to start since it was made.
+pub(crate) fn first_frame(call: &Call) -> Vec<u8> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or_default();
+    Frame::Call(Box::new(Call { now, ..call.clone() })).bytes()
 }
 
 /// Whether two descriptors are open on one file.
@@ -101,9 +107,9 @@ pub(crate) enum Ended {
     Killed(u8),
 }
 
-/// Makes `call` over `link` and relays until it has ended. It is never repeated: of a stream that ends
-/// nobody knows what came through.
-pub(crate) fn relay(link: Link, call: Call) -> Result<Ended> {
+/// Relays `call`, which went over `link` first, until it has ended. It is never repeated: of a stream
+/// that ends nobody knows what came through.
+pub(crate) fn relay(mut link: Link, call: &Call) -> Result<Ended> {
     let agent = call.agent.then(|| step::carried(AGENT.as_ref())).flatten().map(|path| Agent::at(path.into()));
     let mut near = Near {
         out: link.out.clone(),
@@ -120,8 +126,7 @@ pub(crate) fn relay(link: Link, call: Call) -> Result<Ended> {
         started: false,
     };
     signals::tell(Some(link.tell.clone()));
-    near.say(&Frame::Call(Box::new(call)));
-    let ended = near.until_ended(&link);
+    let ended = near.until_ended(&mut link);
     // what has come is printed in any case; a signal, or a key, may end that
     signals::tell(None);
     if ended.is_err() || !isatty(stdout()) {
@@ -150,19 +155,20 @@ impl Near {
         let _ = self.out.send(frame.bytes());
     }
 
-    fn until_ended(&mut self, link: &Link) -> Result<Ended> {
+    fn until_ended(&mut self, link: &mut Link) -> Result<Ended> {
         let mut decoder = Decoder::default();
         let mut silence = Silence::default();
+        decoder.push(&link.take_rest());
         loop {
+            while let Some(frame) = decoder.next()? {
+                if let Some(ended) = self.take(frame)? {
+                    return Ok(ended);
+                }
+            }
             match link.events.recv_timeout(silence.left()) {
                 Ok(Event::Bytes(bytes)) => {
                     silence.broken();
                     decoder.push(&bytes);
-                    while let Some(frame) = decoder.next()? {
-                        if let Some(ended) = self.take(frame)? {
-                            return Ok(ended);
-                        }
-                    }
                 }
                 Ok(Event::Signal(signal)) => self.take_signal(signal),
                 Ok(Event::Gone(error)) => {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,14 +17,15 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal as Native, killpg, sigprocmask
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setpgid};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetpgrp, tcsetwinsize};
 
+use super::Peer;
 use super::agent::Agent;
 use super::tools::Version;
-use super::{Peer, is_directory};
 use crate::greeting::is_tool;
 use crate::terminal;
 
@@ -35,17 +35,20 @@ const OUT_MAX: usize = 512 * 1024;
 const AFTER_HANGUP: Duration = Duration::from_secs(3);
 /// How long what the tool wrote last may take through a pty that others still hold.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the end of a stream waits for that of the tool, with which it mostly comes.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// A clock that differs by more has stood still, as that of a VM whose host slept.
 const DRIFT: Duration = Duration::from_secs(10);
 /// What tools find at this end.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Serves the call that comes on 0, with answers on 1, for the tools of `version`.
-pub(super) fn run(version: &Version, peer: Option<Peer>, in_vm: bool) -> Result<u8> {
+/// Serves the call that comes on 0, with answers on 1, for the tools of `version`. Behind `greeting`, that
+/// is, which goes together with the first of them.
+pub(super) fn run(version: &Version, peer: Option<Peer>, in_vm: bool, greeting: String) -> Result<u8> {
     for fd in [0, 1] {
         fcntl_setfl(sys::borrow(fd), OFlags::NONBLOCK).context("cannot set up the stream")?;
     }
-    let mut near = Near { decoder: Decoder::default(), out: Vec::new(), gone: false };
+    let mut near = Near { decoder: Decoder::default(), out: greeting.into_bytes(), gone: false };
     let Some(call) = near.call() else { return Ok(status::FAILED) };
     if in_vm {
         set_clock(call.now);
@@ -91,9 +94,12 @@ impl Near {
                 }
                 Ok(None) => {}
             }
-            let mut fds = [PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN)];
-            let _ = poll(&mut fds, None);
-            self.read();
+            if !self.read() && !self.gone {
+                // it does not follow at once: perhaps the greeting is waited for
+                self.flush();
+                let mut fds = [PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN)];
+                let _ = poll(&mut fds, None);
+            }
             if self.gone {
                 return None;
             }
@@ -109,15 +115,16 @@ impl Near {
         frame.encode(&mut self.out);
     }
 
-    /// Takes what is there.
-    fn read(&mut self) {
-        let mut bytes = [0; DATA_MAX];
-        match rustix::io::read(sys::borrow(0), &mut bytes) {
+    /// Takes what is there, if anything is.
+    fn read(&mut self) -> bool {
+        let mut bytes = Vec::with_capacity(DATA_MAX);
+        match rustix::io::read(sys::borrow(0), spare_capacity(&mut bytes)) {
             Ok(0) => self.gone = true,
-            Ok(length) => self.decoder.push(&bytes[..length]),
+            Ok(_) => self.decoder.push(&bytes),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(_) => self.gone = true,
         }
+        !bytes.is_empty()
     }
 
     fn write(&mut self) {
@@ -189,6 +196,8 @@ struct Far {
     sources: Vec<Source>,
     agent: Option<Agent>,
     hung_up: Option<Instant>,
+    /// When a stream has ended, as long as the near end has not been told.
+    untold: Option<Instant>,
 }
 
 /// What the tool gets as 0, 1 and 2.
@@ -209,26 +218,18 @@ impl Far {
         }
         let (mut far, inner) = Far::streams(&call).context("cannot set up the streams of the tool")?;
         far.agent = agent;
-        let mut command = command(&call, version, peer);
-        match sys::fork().context("cannot start a process")? {
-            None => {
-                let ready = become_tool(&inner, mask);
-                // on the tool's own stderr, which is the caller's
-                step::trace(&command);
-                let error = match ready {
-                    Ok(()) => command.exec(),
-                    Err(e) => e,
-                };
-                lbx::failure::say(&format!("{}: cannot run '{}': {error}\n", crate::TOOL.name, call.tool.display()));
-                sys::exit_now(status::TOOL_FAILED)
-            }
-            Some(pid) => {
-                // both sides, so that it holds whoever is first
-                let _ = setpgid(pid, pid);
-                far.pid = pid;
-                Ok(far)
-            }
+        let command = command(&call, version, peer);
+        // where the caller stands, if that is here, too; this process keeps no directory in use
+        if call.directory.is_empty() || std::env::set_current_dir(&call.directory).is_err() {
+            let _ = std::env::set_current_dir("/");
         }
+        let started = match inner.terminal || call.trace {
+            true => fork_tool(command, &inner, mask),
+            false => spawn_tool(command, inner, mask),
+        };
+        let _ = std::env::set_current_dir("/");
+        far.pid = started.with_context(|| format!("cannot run '{}'", call.tool.display()))?;
+        Ok(far)
     }
 
     /// A pty where the caller has a terminal, else pipes.
@@ -246,6 +247,7 @@ impl Far {
             sources: Vec::new(),
             agent: None,
             hung_up: None,
+            untold: None,
         };
         let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty());
         let [keys, out, err] = call.terminals;
@@ -367,7 +369,7 @@ impl Far {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         if !near.gone {
             fds.push(PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN));
-            if !near.out.is_empty() {
+            if !near.out.is_empty() && !self.has_time() {
                 fds.push(PollFd::from_borrowed_fd(sys::borrow(1), PollFlags::OUT));
             }
         }
@@ -386,6 +388,7 @@ impl Far {
             (Some(_), _) => Some(2),
             (None, Some(_)) => Some(100),
             (None, None) if is_held => Some(5),
+            (None, None) if self.has_time() => Some(20),
             (None, None) => None,
         };
         let limit = limit.map(|milliseconds| Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 });
@@ -416,10 +419,17 @@ impl Far {
                 near.say(&request);
             }
         }
-        if !near.out.is_empty() && !near.gone {
+        // what there is to say of the tool's end goes with it
+        if !near.out.is_empty() && !near.gone && ready[0].is_empty() && !self.has_time() {
             near.write();
+            self.untold = None;
         }
         Ok(())
+    }
+
+    /// Whether nothing is to be told but the end of a stream, which need not be told at once.
+    fn has_time(&self) -> bool {
+        self.untold.is_some_and(|since| since.elapsed() < TOGETHER)
     }
 
     fn take_frames(&mut self, near: &mut Near) {
@@ -543,13 +553,15 @@ impl Far {
     fn drain(&mut self, at: usize, near: &mut Near) {
         let has_ended = self.ended.is_some();
         let source = &mut self.sources[at];
-        let mut bytes = [0; DATA_MAX];
-        let most = bytes.len().min(source.window as usize);
-        match rustix::io::read(&source.fd, &mut bytes[..most]) {
-            Ok(length @ 1..) => {
-                source.window -= length as u32;
+        let mut bytes: Vec<u8> = Vec::with_capacity(DATA_MAX);
+        let most = DATA_MAX.min(source.window as usize);
+        let read = rustix::io::read(&source.fd, &mut bytes.spare_capacity_mut()[..most]);
+        match read.map(|(read, _)| read.to_vec()) {
+            Ok(read) if !read.is_empty() => {
+                source.window -= read.len() as u32;
                 (source.dry, self.heard) = (false, Instant::now());
-                near.say(&Frame::Data(source.stream, bytes[..length].to_vec()));
+                self.untold = None;
+                near.say(&Frame::Data(source.stream, read));
             }
             Err(rustix::io::Errno::INTR) => {}
             // what others may still write is not waited for
@@ -561,6 +573,9 @@ impl Far {
                 let stream = source.stream;
                 source.gone = true;
                 if !self.sources.iter().any(|source| source.stream == stream && !source.gone) {
+                    if near.out.is_empty() {
+                        self.untold = Some(Instant::now());
+                    }
                     near.say(&Frame::End(stream));
                 }
             }
@@ -605,9 +620,41 @@ fn command(call: &Call, version: &Version, peer: Option<Peer>) -> Command {
         command.env("LBX_TRACE", "1");
     }
     step::carry(&mut command, &call.variables);
-    let directory = Path::new(&call.directory);
-    command.current_dir(if is_directory(directory) { directory } else { Path::new("/") });
     command
+}
+
+/// Runs the tool as the leader of a process group. This is the quick way: nothing is copied.
+fn spawn_tool(mut command: Command, inner: Inner, mask: &SigSet) -> io::Result<Pid> {
+    let [stdin, stdout, stderr] = inner.streams;
+    command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
+    // it inherits the mask; a tool that ends before this one's is back is found by the first look
+    let own = mask.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let child = command.spawn();
+    own.thread_set_mask()?;
+    Ok(Pid::from_raw(child?.id() as i32))
+}
+
+/// As [`spawn_tool`], with what there is to do in the new process.
+fn fork_tool(mut command: Command, inner: &Inner, mask: &SigSet) -> io::Result<Pid> {
+    match sys::fork()? {
+        None => {
+            let ready = become_tool(inner, mask);
+            // on the tool's own stderr, which is the caller's
+            step::trace(&command);
+            let error = match ready {
+                Ok(()) => command.exec(),
+                Err(e) => e,
+            };
+            let program = command.get_program().display();
+            lbx::failure::say(&format!("{}: cannot run '{program}': {error}\n", crate::TOOL.name));
+            sys::exit_now(status::TOOL_FAILED)
+        }
+        Some(pid) => {
+            // both sides, so that it holds whoever is first
+            let _ = setpgid(pid, pid);
+            Ok(pid)
+        }
+    }
 }
 
 /// In the child: takes its streams, and the foreground of the terminal where there is one.

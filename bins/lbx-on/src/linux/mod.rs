@@ -1,15 +1,18 @@
 //! The far end: answers at a socket that systemd passes, or on its own standard streams.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail, status};
+use lbx::sys::Disposition;
 use lbx::{step, sys};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
 
 use crate::greeting::{Answer, Request, read_line};
 
@@ -23,6 +26,8 @@ use tools::Version;
 const GREETED: &str = "LBX_SERVE_VERSION";
 /// Set with it when the call came by the socket of a VM, whose host it comes from.
 const IN_VM: &str = "LBX_SERVE_VM";
+/// The pause after a process that could not be made, or could not take a connection.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const PASSED: i32 = 3;
 
@@ -52,29 +57,60 @@ fn listens() -> bool {
     number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS") == Some(1)
 }
 
-/// Answers every connection in a process of its own.
+/// Answers every connection in a process of its own, which is there before the connection is: nobody
+/// waits for it to be made.
 fn answer_all() -> Result<u8> {
-    let own = std::fs::metadata("/proc/self/exe").context("cannot look at this program")?;
+    // a connection that comes is served before the next process is made
+    let _ = sys::run_in_batches(true);
+    // nobody asks how they ended
+    sys::dispose(Signal::SIGCHLD, Disposition::Ignore).context("cannot set up signals")?;
     loop {
-        let accepted = rustix::net::accept_with(sys::borrow(PASSED), rustix::net::SocketFlags::CLOEXEC);
-        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
-        let stream = match accepted {
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
-            stream => stream.context("cannot accept a connection")?,
-        };
-        // out of processes: that one is hung up, and may try again
-        if let Ok(None) = sys::fork() {
-            let status = answer(stream).unwrap_or_else(|error| crate::TOOL.report(&error));
-            sys::exit_now(status)
+        let (taken, take) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+        let this = rustix::process::getpid();
+        match sys::fork() {
+            Ok(None) => {
+                drop(taken);
+                let status = answer_one(this, take).unwrap_or_else(|error| crate::TOOL.report(&error));
+                sys::exit_now(status)
+            }
+            Ok(Some(_)) => drop(take),
+            // out of processes
+            Err(_) => std::thread::sleep(AGAIN_AFTER),
+        }
+        if !matches!(File::from(taken).read(&mut [0]), Ok(1)) {
+            std::thread::sleep(AGAIN_AFTER);
         }
         // newer tools have come over one of the connections
-        let entry = std::fs::metadata(tools::ENTRY).map(|entry| (entry.dev(), entry.ino()));
-        if entry.is_ok_and(|entry| entry != (own.dev(), own.ino())) {
+        if tools::entry().is_some_and(|entry| Some(entry) != tools::own()) {
+            let _ = sys::run_in_batches(false);
+            sys::dispose(Signal::SIGCHLD, Disposition::Default).context("cannot set up signals")?;
             let mut command = Command::new(tools::ENTRY);
             command.arg("--serve");
             match step::replace(command)? {}
         }
     }
+}
+
+/// Waits for a connection, tells `parent` by a byte to `take` that it is taken, and serves it.
+fn answer_one(parent: Pid, take: OwnedFd) -> Result<u8> {
+    let _ = sys::run_in_batches(false);
+    sys::dispose(Signal::SIGCHLD, Disposition::Default).context("cannot set up signals")?;
+    // who waits for a connection ends with the service; who serves one does not
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context("cannot tie this process to the service")?;
+    if rustix::process::getppid() != Some(parent) {
+        return Ok(status::DONE);
+    }
+    let stream = loop {
+        match rustix::net::accept_with(sys::borrow(PASSED), rustix::net::SocketFlags::CLOEXEC) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            stream => break stream.context("cannot accept a connection")?,
+        }
+    };
+    let _ = rustix::process::set_parent_process_death_signal(None);
+    let _ = rustix::io::write(&take, &[0]);
+    drop(take);
+    answer(stream)
 }
 
 /// Serves `stream` in a process of its own.
@@ -92,7 +128,7 @@ fn answer(stream: OwnedFd) -> Result<u8> {
 /// One conversation on 0 and 1.
 fn converse(peer: Option<Peer>) -> Result<u8> {
     if let Some((version, in_vm)) = greeted() {
-        return call::run(&version, peer, in_vm);
+        return call::run(&version, peer, in_vm, String::new());
     }
     let mut near = Streams;
     let line = match read_line(&mut near) {
@@ -108,11 +144,11 @@ fn converse(peer: Option<Peer>) -> Result<u8> {
                 Some(Some(version)) => version,
                 _ => return say(&Answer::Missing(arch)),
             };
-            say(&Answer::Ready)?;
             version.touch();
             if version.is_this() {
-                return call::run(&version, peer, peer.is_some());
+                return call::run(&version, peer, peer.is_some(), Answer::Ready.line());
             }
+            say(&Answer::Ready)?;
             let mut command = Command::new(version.tool("lbx-on"));
             command.arg("--serve").env(GREETED, version.name());
             if let Some(peer) = peer {
@@ -170,9 +206,4 @@ impl Write for Streams {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The file system's own answer to whether `path` is a directory that can be entered.
-pub(crate) fn is_directory(path: &Path) -> bool {
-    !path.as_os_str().is_empty() && std::fs::metadata(path).is_ok_and(|meta| meta.is_dir())
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -28,13 +29,36 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Version {
     name: String,
     dir: PathBuf,
+    far_end: FileId,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn id(file: impl AsRef<Path>) -> Option<FileId> {
+    fs::metadata(file).ok().filter(fs::Metadata::is_file).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// The program that stands at [`ENTRY`].
+pub(super) fn entry() -> Option<FileId> {
+    id(ENTRY)
+}
+
+/// This very program; whoever serves many calls looks once.
+pub(super) fn own() -> Option<FileId> {
+    static OWN: OnceLock<Option<FileId>> = OnceLock::new();
+    *OWN.get_or_init(|| id("/proc/self/exe"))
 }
 
 impl Version {
     /// The version called `name`, when it is there.
     pub(super) fn installed(name: String) -> Option<Version> {
+        if !is_version(&name) {
+            return None;
+        }
         let dir = Path::new(ROOT).join(&name);
-        (is_version(&name) && dir.join("lbx-on").is_file()).then_some(Version { name, dir })
+        let far_end = id(dir.join("lbx-on"))?;
+        Some(Version { name, dir, far_end })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -47,9 +71,7 @@ impl Version {
 
     /// Whether this very program is one of the version's.
     pub(super) fn is_this(&self) -> bool {
-        let same = |other: fs::Metadata| Some((other.dev(), other.ino()));
-        let own = fs::metadata("/proc/self/exe").ok().and_then(same);
-        own.is_some() && own == fs::metadata(self.tool("lbx-on")).ok().and_then(same)
+        own() == Some(self.far_end)
     }
 
     /// Remembers that it is in use, once a day.
