@@ -19,6 +19,14 @@ pub const ENVS: &str = "/var/lib/llima-box/envs";
 pub const RUN: &str = "/run/llima-box";
 /// The uids and gids of environments: above login screens, below subordinate uids.
 pub const IDS: std::ops::RangeInclusive<u32> = 65536..=99999;
+
+/// Whether an environment that shares the uid of its project's owner shares this group of theirs, too:
+/// any but the system's, whose members may do on the machine what others may not (20, staff on a Mac,
+/// is dialout there), and other environments'.
+#[must_use]
+pub fn shares_gid(gid: u32) -> bool {
+    gid >= 1000 && gid != 65534 && !IDS.contains(&gid)
+}
 /// The newest schema that these tools understand; it grows when a field's meaning changes.
 pub const SCHEMA: u32 = 1;
 
@@ -237,7 +245,9 @@ impl Record {
             Ownership::SharedUid => record.uid != 0 && record.uid == record.owner.uid,
             Ownership::Idmap | Ownership::Native => IDS.contains(&record.uid),
         };
-        if !uid_fits || !IDS.contains(&record.gid) {
+        let shares = record.ownership == Ownership::SharedUid && shares_gid(record.owner.gid);
+        let gid_fits = IDS.contains(&record.gid) || (shares && record.gid == record.owner.gid);
+        if !uid_fits || !gid_fits {
             return broken(format!("record names another account: {}:{}", record.uid, record.gid));
         }
         if record.home != Path::new("/home").join(name) {
@@ -418,6 +428,23 @@ pub fn require(operand: &OsStr) -> Result<Name> {
         .into())
 }
 
+/// The record of the environment that `operand` means, as for [`require`].
+///
+/// # Errors
+/// As [`require`], and a record that cannot be relied on.
+pub fn open(operand: &OsStr) -> Result<Record> {
+    if Name::parse(operand).is_none() {
+        // mostly the default name's, whose record is read but once
+        let path = canonical(Path::new(operand))?;
+        let record = Name::of(&path).ok().and_then(|name| Record::load(&name).ok());
+        if let Some(record) = record.filter(|record| record.project() == path) {
+            return Ok(record);
+        }
+    }
+    let name = require(operand)?;
+    Ok(Record::load(&name).map_err(|why| why.failure(&name))?)
+}
+
 /// The name that is most like `name`, if one is much like it.
 fn near(name: &Name) -> Result<Option<Name>> {
     let likeness = |other: &Name| strsim::jaro_winkler(other.as_str(), name.as_str());
@@ -464,6 +491,14 @@ mod tests {
         let good = record(Path::new("/home/alice/p"));
         let text = serde_json::to_string(&good).unwrap();
         let other = Name::of(Path::new("/home/bob/p")).unwrap();
+        // with the owner's uid, and that gid
+        let shared_with = |gid: &str| {
+            let text = text.replace("idmap", "shared-uid").replacen("\"uid\":65536", "\"uid\":1000", 1);
+            text.replacen("\"gid\":65536", &format!("\"gid\":{gid}"), 1)
+        };
+        for gid in ["65536", "1000"] {
+            Record::parse(shared_with(gid).as_bytes(), &good.name).unwrap();
+        }
         let cases = [
             (String::new(), "damaged"),
             (text[..text.len() / 2].to_owned(), "damaged"),
@@ -476,6 +511,7 @@ mod tests {
             (text.replacen("\"uid\":65536", "\"uid\":0", 1), "another account"),
             (text.replacen("\"gid\":65536", "\"gid\":0", 1), "another account"),
             (text.replace("idmap", "shared-uid"), "another account"),
+            (shared_with("4242"), "another account"),
         ];
         for (text, why) in cases {
             match Record::parse(text.as_bytes(), &good.name) {

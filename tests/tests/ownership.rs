@@ -55,9 +55,8 @@ fn inside_the_project_belongs_to_the_environment() {
     let name = project.create(&[]);
     ada.sh(&format!("echo x >'{}/file'", project.str()));
     let uid = account(&name).unwrap().uid;
-    assert_eq!(project.sh("stat -c '%U %u' file; id -un").trim(), format!("{name} {uid}\n{name}"));
+    assert_eq!(project.sh("stat -c '%U %G %u' file; id -un").trim(), format!("{name} {name} {uid}\n{name}"));
     if HERE.contains(&place()) {
-        assert_eq!(project.sh("stat -c %G file").trim(), name);
         assert_eq!(project.record()["ownership"], "idmap");
     } else {
         assert_eq!((&project.record()["ownership"], uid), (&"shared-uid".into(), ada.uid));
@@ -246,6 +245,17 @@ fn a_shared_uid_is_not_entered_by_a_tool_that_this_uid_can_write() {
     // owned by root, but in a directory where it can be replaced
     host(&format!("chown root '{}/lbx-enter'", tools.display()));
     enter().assert().code(125).stdout("");
+    // nor by their group, which is shared as well
+    let tools = Path::new("/srv/lbx-test.group");
+    host(&format!("cp -r '{}' '{1}'; chgrp {2} '{1}'", lbx_tests::bin_dir().display(), tools.display(), ada.gid));
+    let enter = |mode: &str| {
+        host(&format!("chmod {mode} '{}'", tools.display()));
+        let mut command = lbx_tests::command(tools.join("lbx-enter"));
+        command.arg(project.path()).args(["--", "true"]).assert()
+    };
+    enter("775").code(125).stdout("");
+    enter("755").success();
+    host(&format!("rm -r '{}'", tools.display()));
     project.sh("true");
 }
 

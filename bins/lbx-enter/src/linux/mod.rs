@@ -46,12 +46,12 @@ const TRIES: u32 = 5;
 pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>) -> Result<u8> {
     sys::close_on_exec_from(3).context("cannot close inherited descriptors")?;
     look_at_streams()?;
-    let name = record::require(&cli.env)?;
-    let record = Record::load(&name).map_err(|why| why.failure(&name))?;
+    let record = record::open(&cli.env)?;
+    let name = record.name.clone();
     record.require_caller(Caller::current())?;
     step::require_program_out_of_reach(&record)?;
     if record.ownership == Ownership::SharedUid {
-        refuse_writable_self(record.uid)?;
+        refuse_writable_self(&record)?;
     }
     let directory = directory(&record, cli.options.chdir.as_deref());
     for _ in 0..TRIES {
@@ -98,13 +98,15 @@ fn is_anonymous(fd: i32) -> bool {
     rustix::fs::fstatfs(sys::borrow(fd)).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(PIPEFS_MAGIC))
 }
 
-/// With the owner's own uid inside, a binary that this uid can write could be replaced from there.
-fn refuse_writable_self(uid: u32) -> Result<()> {
+/// With the owner's own uid and group inside, a binary that they can write could be replaced from there.
+fn refuse_writable_self(record: &Record) -> Result<()> {
+    let Record { uid, gid, .. } = *record;
     let program = std::env::current_exe().context("cannot tell this program's own path")?;
     for path in program.ancestors() {
         let meta = fs::metadata(path).with_context(|| format!("cannot look at '{}'", path.display()))?;
-        let open_to_all = meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0;
-        if meta.uid() == uid || open_to_all {
+        let open_to = if meta.gid() == gid { 0o022 } else { 0o002 };
+        let is_open = meta.mode() & open_to != 0 && meta.mode() & 0o1000 == 0;
+        if meta.uid() == uid || is_open {
             return Err(Failure::new(format!("uid {uid} of the environment could write '{}'", path.display()))
                 .hint("install the tools where root alone can write: scripts/install")
                 .into());

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lbx::record::IDS;
+use lbx::record::{self, IDS};
 use lbx::{Failure, Name, Result, holder};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::XattrFlags;
@@ -99,28 +99,25 @@ impl Accounts {
                 .hint("--name WORD makes another name")
                 .into());
         }
-        let ids = match (self.passwd.line(name.as_str()), self.of(name)) {
-            (Some(_), None) => {
-                return Err(Failure::new(format!("account '{name}' exists and is not llima-box's"))
-                    .hint("--name WORD makes another name")
-                    .into());
+        let had = self.of(name);
+        if had.is_none() && self.passwd.line(name.as_str()).is_some() {
+            return Err(Failure::new(format!("account '{name}' exists and is not llima-box's"))
+                .hint("--name WORD makes another name")
+                .into());
+        }
+        let had = had.filter(|ids| wanted.allows(*ids));
+        let own = self.own_id(name, had, wanted)?;
+        let ids = match (had, wanted) {
+            (Some(ids), _) => ids,
+            (None, Wanted::Shared(owner)) => {
+                Ids { uid: owner.uid, gid: if record::shares_gid(owner.gid) { owner.gid } else { own } }
             }
-            (_, Some(ids)) if wanted.allows(ids) => ids,
-            _ => {
-                let used = self.used_but_by(name);
-                match wanted {
-                    Wanted::Again(ids) if !used.contains(&ids.uid) && !used.contains(&ids.gid) => ids,
-                    Wanted::Shared(_) | Wanted::Fresh | Wanted::Again(_) => {
-                        let id = fresh(&used)?;
-                        self.last_uid = Some(id);
-                        Ids { uid: if let Wanted::Shared(uid) = wanted { uid } else { id }, gid: id }
-                    }
-                }
-            }
+            (None, Wanted::Fresh | Wanted::Again(_)) => Ids { uid: own, gid: own },
         };
         let Ids { uid, gid } = ids;
         self.passwd.set(name.as_str(), &format!("x:{uid}:{gid}:{GECOS}:/nonexistent:/usr/sbin/nologin"));
-        self.group.set(name.as_str(), &format!("x:{gid}:"));
+        // the name stays nobody else's, whichever group the account has
+        self.group.set(name.as_str(), &format!("x:{own}:"));
         // no password, and expired since 1970-01-02: neither a key nor a ticket lets anyone in
         self.shadow.set(name.as_str(), "!*:0:0:99999:7::1:");
         self.gshadow.set(name.as_str(), "!::");
@@ -153,6 +150,23 @@ impl Accounts {
             let _ = rustix::fs::setxattr(STATE, LAST_UID, &uid.to_le_bytes(), XattrFlags::empty());
         }
         Ok(())
+    }
+
+    /// The number that is `name`'s alone: its group's, and its account's as far as that shares none.
+    fn own_id(&mut self, name: &Name, had: Option<Ids>, wanted: Wanted) -> Result<u32> {
+        if let Some(ids) = had.filter(|ids| IDS.contains(&ids.gid)) {
+            return Ok(ids.gid);
+        }
+        let used = self.used_but_by(name);
+        let group = self.group.line(name.as_str()).and_then(number);
+        let again = if let Wanted::Again(ids) = wanted { Some(ids.gid) } else { None };
+        let free = |id: &u32| IDS.contains(id) && !used.contains(id);
+        if let Some(id) = again.into_iter().chain(group).find(free) {
+            return Ok(id);
+        }
+        let id = fresh(&used)?;
+        self.last_uid = Some(id);
+        Ok(id)
     }
 
     /// Whether there is a group of that name which no environment was given.
@@ -196,15 +210,20 @@ pub(crate) enum Wanted {
     Fresh,
     /// Those it had, if nobody else has them by now.
     Again(Ids),
-    /// This uid, which is another account's (shared-uid), and a gid that nobody has.
-    Shared(u32),
+    /// The uid of the project's owner (shared-uid), and the gid as far as [`record::shares_gid`] lets
+    /// it: virtiofs of Linux makes no file of a group that it cannot map.
+    Shared(Ids),
 }
 
 impl Wanted {
-    fn allows(self, ids: Ids) -> bool {
+    pub(crate) fn allows(self, ids: Ids) -> bool {
         match self {
             Wanted::Fresh | Wanted::Again(_) => IDS.contains(&ids.uid),
-            Wanted::Shared(uid) => uid == ids.uid,
+            Wanted::Shared(owner) => {
+                let gid_fits =
+                    if record::shares_gid(owner.gid) { ids.gid == owner.gid } else { IDS.contains(&ids.gid) };
+                ids.uid == owner.uid && gid_fits
+            }
         }
     }
 }

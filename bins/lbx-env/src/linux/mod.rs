@@ -241,8 +241,8 @@ impl Session<'_> {
         if let Some(ownership) = project::observe_ownership(project, ids)? {
             return Ok((ids, ownership));
         }
-        let owner = project.owner.uid;
-        if owner == 0 {
+        let owner = Ids { uid: project.owner.uid, gid: project.owner.gid };
+        if owner.uid == 0 {
             return Err(Failure::new(
                 "project is root's, on a file system without id-mapped mounts: its uid cannot be shared",
             )
@@ -377,8 +377,9 @@ impl Session<'_> {
             opened = project::open_for(self.caller, &record.project(), Right::Own)?;
         }
         let kept = Accounts::lock()?.of(&record.name);
+        let shared = Wanted::Shared(Ids { uid: opened.owner.uid, gid: opened.owner.gid });
         let (ids, ownership) = match (kept, record.ownership) {
-            (Some(ids), Ownership::SharedUid) if ids.uid == opened.owner.uid => (ids, Ownership::SharedUid),
+            (Some(ids), Ownership::SharedUid) if shared.allows(ids) => (ids, Ownership::SharedUid),
             _ => self.account(&record.name, &opened, Wanted::Again(Ids { uid: record.uid, gid: record.gid }))?,
         };
         let before = record.clone();
