@@ -826,9 +826,6 @@ fn tools_that_are_not_their_version_are_refused_and_nothing_of_them_remains() {
     assert!(far.line().starts_with("LBX1 failed cannot write tool 'lbx-env': the stream ended within a tool"));
     assert_eq!(entries(THERE), before);
 
-    if !only_at(&[Place::Ssh], "a process that is killed there is waited for by nobody in time") {
-        return;
-    }
     let mut far = FarEnd::connect();
     far.say(format!("LBX1 tools {claimed}\n").as_bytes());
     assert_eq!(far.line(), "LBX1 ready\n");
@@ -839,14 +836,31 @@ fn tools_that_are_not_their_version_are_refused_and_nothing_of_them_remains() {
     host(&format!("kill -9 {pid}"));
     while far.more() {}
     drop(far);
-    // the next call has it reaped
-    eventually("the process is gone", || {
-        tool("lbx-ls").assert().success();
-        !exists(format!("/proc/{pid}"))
-    });
+    eventually("the process is gone", || !exists(format!("/proc/{pid}")));
     assert!(aside().is_some(), "nobody could remove it");
     ls.assert().code(1);
     assert_eq!(entries(THERE), before, "the next one removes what a killed one has left");
+}
+
+#[test]
+fn connections_that_say_nothing_and_processes_that_are_killed_hold_up_no_call() {
+    let Some(_alone) = alone(&[Place::Lima]) else { return };
+    let project = running();
+    let silent: Vec<FarEnd> = (0..5).map(|_| FarEnd::connect()).collect();
+    project.enter(["echo", "hello"]).assert().success().stdout("hello\n");
+    drop(silent);
+    // the one that waits for the next connection
+    let service = host("systemctl show -P MainPID llima-box.service").trim().to_owned();
+    for _ in 0..3 {
+        host(&format!("pkill -KILL -P {service}"));
+        project.enter(["echo", "again"]).assert().success().stdout("again\n");
+    }
+    assert_eq!(host("systemctl show -P MainPID llima-box.service").trim(), service);
+    // and it does not outlive the service, whose socket it has
+    let waits = host(&format!("pgrep -P {service}")).trim().to_owned();
+    host("systemctl kill -s KILL --kill-whom=main llima-box.service");
+    eventually("who waited is gone", || !exists(format!("/proc/{waits}")));
+    project.enter(["echo", "anew"]).assert().success().stdout("anew\n");
 }
 
 #[test]
