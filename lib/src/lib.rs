@@ -1,10 +1,11 @@
 //! The vocabulary that llima-box's tools share: the name of an environment, its record, the
 //! place where it lives, exit statuses and error reports, the options common to all tools.
 //!
-//! Two small mechanisms live here as well, because every tool needs them: the system calls that
-//! no crate wraps ([`sys`]) and the step to another place or to root ([`step`]). Everything else
-//! belongs to one tool.
+//! Small mechanisms live here as well where several tools need them: the system calls that no crate
+//! wraps ([`sys`]), the step to another place or to root ([`step`]), and what passes to an ssh agent
+//! ([`agent`]). Everything else belongs to one tool.
 
+pub mod agent;
 pub mod caller;
 pub mod cli;
 pub mod config;

@@ -134,6 +134,16 @@ pub fn sibling(name: &str) -> Result<Command> {
     Ok(Command::new(file))
 }
 
+/// Where the tools for other machines may lie, each architecture in a directory by its name: beside
+/// this program in a build, and in an installation.
+///
+/// # Errors
+/// Nothing tells where this program lies.
+pub fn guest_directories() -> Result<[PathBuf; 2]> {
+    let program = program()?;
+    Ok(["guest", "../libexec/llima-box/guest"].map(|dir| program.with_file_name(dir)))
+}
+
 /// Fails when this program lies where processes inside the environment of `record` could replace
 /// it: root would run what an agent has left there.
 ///

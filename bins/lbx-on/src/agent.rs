@@ -1,22 +1,16 @@
 //! The caller's ssh agent, near: asked to list keys and to sign, and nothing else, whatever the
 //! far side may want of it.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
+use lbx::agent::{may_pass, read_message, refusal, write_message};
 use lbx_on::frame::Frame;
 
-/// The requests of the protocol (draft-ietf-sshm-ssh-agent) that pass.
-const REQUEST_IDENTITIES: u8 = 11;
-const SIGN_REQUEST: u8 = 13;
-/// SSH_AGENT_FAILURE.
-const FAILURE: u8 = 5;
-/// As much as OpenSSH's agent takes, and gives.
-pub(crate) const MESSAGE_MAX: usize = 256 * 1024;
 /// Requests at once.
 const AT_ONCE: usize = 32;
 
@@ -25,16 +19,6 @@ const AT_ONCE: usize = 32;
 pub(crate) struct Agent {
     socket: Arc<PathBuf>,
     asked: Arc<AtomicUsize>,
-}
-
-/// Whether `request` may reach an agent.
-pub(crate) fn may_pass(request: &[u8]) -> bool {
-    matches!(request.first(), Some(&REQUEST_IDENTITIES | &SIGN_REQUEST)) && request.len() <= MESSAGE_MAX
-}
-
-/// What a request gets that may not pass.
-pub(crate) fn refusal() -> Vec<u8> {
-    vec![FAILURE]
 }
 
 impl Agent {
@@ -66,18 +50,8 @@ impl Agent {
 
     fn reply(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(self.socket.as_path())?;
-        let mut message = (request.len() as u32).to_be_bytes().to_vec();
-        message.extend_from_slice(request);
-        stream.write_all(&message)?;
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let length = u32::from_be_bytes(length) as usize;
-        if length == 0 || length > MESSAGE_MAX {
-            return Err(io::Error::from(io::ErrorKind::InvalidData));
-        }
-        let mut reply = vec![0; length];
-        stream.read_exact(&mut reply)?;
-        Ok(reply)
+        write_message(&mut stream, request)?;
+        read_message(&mut stream)?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
     }
 }
 
@@ -93,9 +67,8 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
-                let mut request = [0; 5];
-                stream.read_exact(&mut request).unwrap();
-                stream.write_all(&[0, 0, 0, 2, 6, request[4]]).unwrap();
+                let request = read_message(&mut stream).unwrap().unwrap();
+                write_message(&mut stream, &[6, request[0]]).unwrap();
             }
         });
         let agent = Agent::at(path);
@@ -110,6 +83,5 @@ mod tests {
         for kind in [17, 18, 19, 22, 23, 20, 27, 0, 255] {
             assert_eq!(reply(kind), Frame::Reply(7, vec![5]).bytes(), "{kind}");
         }
-        assert!(!may_pass(&[]) && !may_pass(&vec![11; MESSAGE_MAX + 1]));
     }
 }

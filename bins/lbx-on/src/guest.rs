@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail};
+use lbx::step;
 
 use crate::greeting::{is_tool, is_version};
 
-/// Where they lie, seen from this program's directory: in a build, and in an installation.
-const DIRECTORIES: [&str; 2] = ["guest", "../libexec/llima-box/guest"];
 /// What holds the version of a directory: a digest of its programs.
 const VERSION: &str = "version";
 
@@ -26,20 +25,13 @@ pub(crate) struct Guest {
 /// # Errors
 /// There are none.
 pub(crate) fn all() -> Result<Vec<Guest>> {
-    let program = std::env::current_exe().context("cannot tell this program's own path")?;
-    let beside = program.parent().unwrap_or(Path::new("/"));
-    for dir in DIRECTORIES {
-        let guests = within(&beside.join(dir));
-        if !guests.is_empty() {
-            return Ok(guests);
-        }
+    let dirs = step::guest_directories()?;
+    if let Some(guests) = dirs.iter().map(|dir| within(dir)).find(|guests| !guests.is_empty()) {
+        return Ok(guests);
     }
     fail(
-        Failure::new(format!(
-            "the tools for other places are not installed: {}",
-            beside.join(DIRECTORIES[0]).display()
-        ))
-        .hint("scripts/build-guest makes them"),
+        Failure::new(format!("the tools for other places are not installed: {}", dirs[0].display()))
+            .hint("scripts/build-guest makes them"),
     )
 }
 

@@ -1,9 +1,8 @@
 //! The caller's ssh agent, for one call: a socket in the environment, and a process that answers
-//! there as the caller, outside, by asking the caller's agent. It lists keys and signs; all else
-//! that the protocol has (draft-miller-ssh-agent) is refused.
+//! there as the caller, outside, by asking the caller's agent what [`lbx::agent`] lets through.
 
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lbx::Result;
+use lbx::agent::{may_pass, read_message, refusal, write_message};
 use lbx::caller::Caller;
 use lbx::failure::Tool;
 use lbx::step;
@@ -29,12 +29,6 @@ use super::place;
 
 /// Where sockets of agents lie inside; the directory is the environment's.
 const DIRECTORY: &str = "/run/lbx";
-const REQUEST_IDENTITIES: u8 = 11;
-const SIGN_REQUEST: u8 = 13;
-/// SSH_AGENT_FAILURE, as a whole message.
-const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
-/// As much as OpenSSH's agent takes.
-const MESSAGE_MAX: usize = 256 * 1024;
 /// Connections at once: an agent inside cannot use up the caller's processes.
 const CONNECTIONS: usize = 32;
 
@@ -167,12 +161,12 @@ fn receive_listener(channel: &OwnedFd) -> io::Result<UnixListener> {
 fn answer(mut client: UnixStream, agent: &Path) -> io::Result<()> {
     let mut upstream = None;
     while let Some(request) = read_message(&mut client)? {
-        let reply = match request.first() {
-            Some(&REQUEST_IDENTITIES | &SIGN_REQUEST) => ask(&mut upstream, agent, &request).unwrap_or_else(|_| {
+        let reply = match may_pass(&request) {
+            true => ask(&mut upstream, agent, &request).unwrap_or_else(|_| {
                 upstream = None;
-                FAILURE[4..].to_vec()
+                refusal()
             }),
-            _ => FAILURE[4..].to_vec(),
+            false => refusal(),
         };
         write_message(&mut client, &reply)?;
     }
@@ -188,32 +182,10 @@ fn ask(upstream: &mut Option<UnixStream>, agent: &Path, request: &[u8]) -> io::R
     read_message(stream)?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
-/// One message without its length; `None` at the end of the stream.
-fn read_message(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match stream.read_exact(&mut length) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    }
-    let length = u32::from_be_bytes(length) as usize;
-    if length == 0 || length > MESSAGE_MAX {
-        return Err(io::Error::from(io::ErrorKind::InvalidData));
-    }
-    let mut message = vec![0; length];
-    stream.read_exact(&mut message)?;
-    Ok(Some(message))
-}
-
-fn write_message(stream: &mut impl Write, message: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    let mut bytes = length.to_be_bytes().to_vec();
-    bytes.extend_from_slice(message);
-    stream.write_all(&bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     /// What a client gets for `requests`, from an agent that says yes to whatever reaches it.
     fn replies(requests: &[u8]) -> Vec<u8> {
@@ -243,7 +215,7 @@ mod tests {
         assert_eq!(replies(&[0, 0, 0, 2, 13, 0]), [0, 0, 0, 1, 6]);
         // add, remove, remove all, lock, unlock, add smartcard, extension
         for kind in [17, 18, 19, 22, 23, 20, 27, 0, 255] {
-            assert_eq!(replies(&[0, 0, 0, 1, kind]), FAILURE, "{kind}");
+            assert_eq!(replies(&[0, 0, 0, 1, kind]), [0, 0, 0, 1, 5], "{kind}");
         }
     }
 

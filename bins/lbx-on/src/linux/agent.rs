@@ -12,7 +12,7 @@ use lbx::caller::Caller;
 use lbx_on::frame::Frame;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::agent::{MESSAGE_MAX, may_pass, refusal};
+use lbx::agent::{MESSAGE_MAX, may_pass, refusal};
 
 /// Where the directories of sockets lie: one for each call, called by its process.
 const ROOT: &str = "/run/llima-box-agents";

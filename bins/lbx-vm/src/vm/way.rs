@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -127,10 +127,7 @@ impl Vm<'_> {
 /// The program that is the way in, for the architecture of an instance.
 fn entry(instance: &Instance) -> Result<PathBuf> {
     let arch = instance.arch.as_deref().unwrap_or(std::env::consts::ARCH);
-    let program = std::env::current_exe().context("cannot tell this program's own path")?;
-    let beside = program.parent().unwrap_or(Path::new("/"));
-    // in a build, and in an installation
-    let files = ["guest", "../libexec/llima-box/guest"].map(|dir| beside.join(dir).join(arch).join("lbx-on"));
+    let files = step::guest_directories()?.map(|dir| dir.join(arch).join("lbx-on"));
     match files.iter().find(|file| file.is_file()) {
         Some(file) => Ok(file.clone()),
         None => fail(
