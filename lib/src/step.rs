@@ -20,6 +20,10 @@ use crate::record::Record;
 /// sets `PATH` and drops `LD_*`, leaves them as they are.
 const CARRIED: &str = "LBX_VAR_";
 
+/// The variable that names a descriptor to `lbx-enter`: before COMMAND begins, a byte must come there.
+/// It comes when the caller, far away, is known to hear how COMMAND ends.
+pub const GATE: &str = "LBX_GATE";
+
 /// A tool's command line: its words without values that are secret, and the variables that
 /// carry those.
 #[derive(Clone, Debug, Default)]

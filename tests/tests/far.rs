@@ -529,11 +529,53 @@ impl Drop for FarEnd {
     }
 }
 
-/// A call of `tool` with `words`.
+/// A call of `tool` with `words`, confirmed.
 fn call(tool: &str, words: &[&str]) -> Vec<u8> {
+    [unconfirmed(tool, words), Frame::Go.bytes()].concat()
+}
+
+fn unconfirmed(tool: &str, words: &[&str]) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let words = words.iter().map(Into::into).collect();
     Frame::Call(Box::new(Call { tool: tool.into(), words, stdin: true, now, ..Call::default() })).bytes()
+}
+
+#[test]
+fn nothing_begins_before_the_near_end_is_known_to_hear_of_it() {
+    let Some(_others) = beside_others(FAR) else { return };
+    let project = running();
+    let name = project.name();
+    let there = |file: &str| project.path().join(file).exists();
+    let enter = |file: &str| unconfirmed("lbx-enter", &["--on", "local", "--", &name, "touch", file]);
+    let shell = |file: &str| unconfirmed("llima-box", &["shell", "--on", "local", project.str(), "--", "touch", file]);
+    let stop = unconfirmed("lbx-env", &["--on", "local", "stop", "--", &name]);
+    let say = |call: &[u8]| {
+        let mut far = FarEnd::greet();
+        far.say(call);
+        far
+    };
+    // whatever is ready by then waits
+    let mut waiting = [say(&enter("entered")), say(&shell("shelled")), say(&stop)];
+    std::thread::sleep(scaled(Duration::from_secs(1)));
+    assert!(!there("entered") && !there("shelled") && project.state() == "running");
+    // and goes where nobody confirms it
+    for far in &mut waiting {
+        far.hang_up();
+        while far.more() {}
+    }
+    std::thread::sleep(scaled(Duration::from_millis(500)));
+    assert!(!there("entered") && !there("shelled") && project.state() == "running");
+    for call in [enter("entered"), shell("shelled"), stop] {
+        let mut far = say(&call);
+        far.say(&Frame::Go.bytes()).say(&Frame::End(Stream::Stdin).bytes());
+        while far.more() {}
+    }
+    assert!(there("entered") && there("shelled"));
+    assert_eq!(project.state(), "stopped");
+    // once is enough
+    let mut far = say(&enter("entered"));
+    far.say(&Frame::Go.bytes()).say(&Frame::Go.bytes());
+    assert_eq!(far.refusal(), "frame out of order: the call was confirmed already");
 }
 
 #[test]

@@ -89,7 +89,9 @@ pub struct Size {
 pub enum Frame {
     /// The first of the near end, and never again.
     Call(Box<Call>),
-    /// The tool runs: from here on the call is not repeated.
+    /// The near end hears the far one, and will not repeat the call: what it is for may begin.
+    Go,
+    /// The tool runs.
     Started,
     /// What flows.
     Data(Stream, Vec<u8>),
@@ -167,6 +169,7 @@ mod kind {
     pub(super) const REPLY: u8 = 14;
     pub(super) const PING: u8 = 15;
     pub(super) const PONG: u8 = 16;
+    pub(super) const GO: u8 = 17;
 }
 
 const STREAMS: [Stream; 4] = [Stream::Stdin, Stream::Stdout, Stream::Stderr, Stream::Terminal];
@@ -212,7 +215,7 @@ impl Frame {
                 out.extend(id.to_be_bytes());
                 out.extend_from_slice(bytes);
             }
-            Frame::Started | Frame::Stopped | Frame::Ping | Frame::Pong => {}
+            Frame::Go | Frame::Started | Frame::Stopped | Frame::Ping | Frame::Pong => {}
         }
         let length = (out.len() - start - HEADER) as u32;
         out[start + 1..start + HEADER].copy_from_slice(&length.to_be_bytes());
@@ -228,6 +231,7 @@ impl Frame {
     fn kind(&self) -> u8 {
         match self {
             Frame::Call(_) => kind::CALL,
+            Frame::Go => kind::GO,
             Frame::Started => kind::STARTED,
             Frame::Data(..) => kind::DATA,
             Frame::End(_) => kind::END,
@@ -250,6 +254,7 @@ impl Frame {
         let stream = |byte: &u8| STREAMS.get(usize::from(*byte)).copied();
         Some(match (kind, bytes) {
             (kind::CALL, bytes) => Frame::Call(Box::new(Call::decode(bytes)?)),
+            (kind::GO, []) => Frame::Go,
             (kind::STARTED, []) => Frame::Started,
             (kind::DATA, [number, data @ ..]) if !data.is_empty() => Frame::Data(stream(number)?, data.to_vec()),
             (kind::END, [number]) => Frame::End(stream(number)?),
@@ -282,7 +287,7 @@ impl Frame {
             kind::CALL => CALL_MAX,
             kind::DATA => DATA_MAX + 1,
             kind::FAILED | kind::ASK | kind::REPLY => FRAME_MAX,
-            kind::STARTED | kind::STOPPED | kind::PING | kind::PONG => 0,
+            kind::GO | kind::STARTED | kind::STOPPED | kind::PING | kind::PONG => 0,
             kind::END | kind::CLOSED | kind::SIGNAL | kind::EXIT | kind::KILLED => 1,
             kind::WINDOW => 5,
             kind::SIZE => 4,
@@ -449,6 +454,7 @@ mod tests {
         let mut frames = vec![
             Frame::Call(Box::new(call())),
             Frame::Call(Box::default()),
+            Frame::Go,
             Frame::Started,
             Frame::Data(Stream::Stdin, vec![0]),
             Frame::Data(Stream::Stderr, vec![7; DATA_MAX]),

@@ -1,8 +1,9 @@
 //! The lines before the frames. They stay as they are for ever: ends of different versions
 //! understand each other by them.
 //!
-//! The near end says `LBX1 call ARCH=VERSION…`, the far one `ready`, and frames follow; or
-//! `missing ARCH`, and the near end sends its tools on another connection, `LBX1 tools VERSION`.
+//! The near end says `LBX1 call ARCH=VERSION…`, behind which its first frame may follow at once, the far
+//! one `ready`, and frames follow; or `missing ARCH`, and the near end sends its tools on another
+//! connection, `LBX1 tools VERSION`.
 
 use std::io::{self, Read};
 

@@ -107,8 +107,8 @@ pub(crate) enum Ended {
     Killed(u8),
 }
 
-/// Relays `call`, which went over `link` first, until it has ended. It is never repeated: of a stream
-/// that ends nobody knows what came through.
+/// Relays `call`, which went over `link` first, until it has ended. Once it is confirmed it is never
+/// repeated: of a stream that ends nobody knows what came through.
 pub(crate) fn relay(mut link: Link, call: &Call) -> Result<Ended> {
     let agent = call.agent.then(|| step::carried(AGENT.as_ref())).flatten().map(|path| Agent::at(path.into()));
     let mut near = Near {
@@ -126,6 +126,7 @@ pub(crate) fn relay(mut link: Link, call: &Call) -> Result<Ended> {
         started: false,
     };
     signals::tell(Some(link.tell.clone()));
+    near.say(&Frame::Go);
     let ended = near.until_ended(&mut link);
     // what has come is printed in any case; a signal, or a key, may end that
     signals::tell(None);

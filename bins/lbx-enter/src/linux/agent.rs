@@ -1,5 +1,5 @@
 //! The caller's ssh agent, for one call: a socket in the environment, and a process that answers
-//! there as the caller, outside, by asking the caller's agent what [`lbx::agent`] lets through.
+//! there as the caller, outside, by asking the caller's agent. What [`lbx::agent`] stops is refused.
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, IoSliceMut};

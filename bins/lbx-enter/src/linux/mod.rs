@@ -35,7 +35,7 @@ mod relay;
 mod report;
 mod streams;
 
-use command::Command;
+use command::{Command, Gate};
 use report::{Failed, Report, Tell};
 use streams::Streams;
 
@@ -45,6 +45,7 @@ const TRIES: u32 = 5;
 /// Runs the command of `cli` and returns its exit status.
 pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>) -> Result<u8> {
     sys::close_on_exec_from(3).context("cannot close inherited descriptors")?;
+    let gate = Gate::inherited();
     look_at_streams()?;
     let record = record::open(&cli.env)?;
     let name = record.name.clone();
@@ -63,7 +64,8 @@ pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>) -
             }
         };
         touch(&name);
-        let call = Joining { tool, cli, record: &record, directory: &directory, variables: &variables };
+        let gate = gate.as_ref();
+        let call = Joining { tool, cli, record: &record, directory: &directory, variables: &variables, gate };
         match call.join(&holder)? {
             Some(status) => return Ok(status),
             None => continue,
@@ -153,6 +155,7 @@ struct Joining<'a> {
     record: &'a Record,
     directory: &'a Directory,
     variables: &'a [(OsString, OsString)],
+    gate: Option<&'a Gate>,
 }
 
 impl Joining<'_> {
@@ -254,6 +257,9 @@ impl Joining<'_> {
         streams.settle().map_err(failed("cannot set up standard streams"))?;
         self.enter_directory().map_err(failed("cannot enter directory"))?;
         restore_signals(signals).map_err(failed("cannot restore signals"))?;
+        if let Some(gate) = self.gate {
+            gate.wait().map_err(failed("cannot begin"))?;
+        }
         Err(command.exec())
     }
 

@@ -50,6 +50,10 @@ pub(super) fn run(version: &Version, peer: Option<Peer>, in_vm: bool, greeting: 
     }
     let mut near = Near { decoder: Decoder::default(), out: greeting.into_bytes(), gone: false };
     let Some(call) = near.call() else { return Ok(status::FAILED) };
+    // what runs a command makes ready for it meanwhile
+    if !is_wrapper(&call) && !near.confirms() {
+        return Ok(status::FAILED);
+    }
     if in_vm {
         set_clock(call.now);
     }
@@ -77,25 +81,40 @@ struct Near {
 impl Near {
     /// The first frame; `None`: it is no call, and that is said.
     fn call(&mut self) -> Option<Box<Call>> {
+        let why = match self.next()? {
+            Frame::Call(call) if call.tool.to_str().is_some_and(is_tool) => return Some(call),
+            Frame::Call(call) => format!("not a tool of llima-box: '{}'", call.tool.display()),
+            _ => Broken::OutOfOrder("no call came first").to_string(),
+        };
+        self.refuse(&why);
+        None
+    }
+
+    /// Whether the next frame is the word to start; that it is not is said.
+    fn confirms(&mut self) -> bool {
+        match self.next() {
+            Some(Frame::Go) => true,
+            Some(_) => {
+                self.refuse(&Broken::OutOfOrder("the call was not confirmed").to_string());
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The next frame; `None`: there is none, which is said where anybody may hear it.
+    fn next(&mut self) -> Option<Frame> {
         loop {
             match self.decoder.next() {
-                Ok(Some(Frame::Call(call))) if call.tool.to_str().is_some_and(is_tool) => return Some(call),
-                Ok(Some(Frame::Call(call))) => {
-                    self.refuse(&format!("not a tool of llima-box: '{}'", call.tool.display()));
-                    return None;
-                }
-                Ok(Some(_)) => {
-                    self.refuse(&Broken::OutOfOrder("no call came first").to_string());
-                    return None;
-                }
+                Ok(Some(frame)) => return Some(frame),
+                Ok(None) => {}
                 Err(broken) => {
                     self.refuse(&broken.to_string());
                     return None;
                 }
-                Ok(None) => {}
             }
             if !self.read() && !self.gone {
-                // it does not follow at once: perhaps the greeting is waited for
+                // it does not follow at once: what it answers has to go first
                 self.flush();
                 let mut fds = [PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN)];
                 let _ = poll(&mut fds, None);
@@ -196,6 +215,8 @@ struct Far {
     sources: Vec<Source>,
     agent: Option<Agent>,
     hung_up: Option<Instant>,
+    /// Lets COMMAND begin; without the byte that is written there it never does.
+    gate: Option<OwnedFd>,
     /// When a stream has ended, as long as the near end has not been told.
     untold: Option<Instant>,
 }
@@ -218,7 +239,13 @@ impl Far {
         }
         let (mut far, inner) = Far::streams(&call).context("cannot set up the streams of the tool")?;
         far.agent = agent;
-        let command = command(&call, version, peer);
+        let mut command = command(&call, version, peer);
+        let mut gate = None;
+        if is_wrapper(&call) {
+            let (read, opens) = make_gate().context("cannot make a pipe")?;
+            command.env(step::GATE, read.as_raw_fd().to_string());
+            (gate, far.gate) = (Some(read), Some(opens));
+        }
         // where the caller stands, if that is here, too; this process keeps no directory in use
         if call.directory.is_empty() || std::env::set_current_dir(&call.directory).is_err() {
             let _ = std::env::set_current_dir("/");
@@ -227,6 +254,7 @@ impl Far {
             true => fork_tool(command, &inner, mask),
             false => spawn_tool(command, inner, mask),
         };
+        drop(gate);
         let _ = std::env::set_current_dir("/");
         far.pid = started.with_context(|| format!("cannot run '{}'", call.tool.display()))?;
         Ok(far)
@@ -239,7 +267,7 @@ impl Far {
             ended: None,
             heard: Instant::now(),
             terminal: None,
-            wants_raw: call.tool == "lbx-enter" || call.words.first().is_some_and(|word| word == "shell"),
+            wants_raw: is_wrapper(call),
             interrupts: terminal::interrupts(&call.modes),
             sink: None,
             stdin_ended: false,
@@ -247,6 +275,7 @@ impl Far {
             sources: Vec::new(),
             agent: None,
             hung_up: None,
+            gate: None,
             untold: None,
         };
         let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty());
@@ -350,7 +379,7 @@ impl Far {
             None => {
                 self.signal(Native::SIGHUP);
                 self.signal(Native::SIGCONT);
-                (self.terminal, self.sink, self.agent) = (None, None, None);
+                (self.terminal, self.sink, self.agent, self.gate) = (None, None, None, None);
                 self.sources.iter_mut().for_each(|source| source.gone = true);
                 self.hung_up = Some(Instant::now());
             }
@@ -480,6 +509,10 @@ impl Far {
                     source.gone = true;
                 }
             }
+            Frame::Go => match self.gate.take() {
+                Some(gate) => drop(rustix::io::write(gate, &[0])),
+                None => return Err(Broken::OutOfOrder("the call was confirmed already")),
+            },
             Frame::Signal(signal) => self.signal(native(signal)),
             Frame::Size(size) => {
                 if let Some(terminal) = &self.terminal {
@@ -581,6 +614,18 @@ impl Far {
             }
         }
     }
+}
+
+/// Whether the tool runs a command, which begins when the call is confirmed and not before.
+fn is_wrapper(call: &Call) -> bool {
+    call.tool == "lbx-enter" || (call.tool == "llima-box" && call.words.first().is_some_and(|word| word == "shell"))
+}
+
+/// A pipe whose reading end the tool inherits.
+fn make_gate() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (gate, opens) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::io::fcntl_setfd(&gate, rustix::io::FdFlags::empty())?;
+    Ok((gate, opens))
 }
 
 impl Sink {
