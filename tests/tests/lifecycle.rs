@@ -353,18 +353,36 @@ fn a_killed_holder_ends_everything_and_entering_starts_again() {
     let name = project.create(&[]);
     project.sh("echo home >~/kept; (sleep 3000 >/dev/null 2>&1 </dev/null &)");
     project.sh("echo gone >/tmp/file");
-    kill_holder(&name);
+    signal_holder("KILL", &name);
     eventually("it is stopped", || project.state() == "stopped");
     eventually("its processes ended", || host("ps -eo args | grep -c '^sleep 3000$' || true").trim() == "0");
     assert_eq!(project.sh("cat ~/kept"), "home\n");
     assert_eq!(project.sh("ls /tmp"), "", "what was in memory is gone");
 }
 
-fn kill_holder(name: &str) {
+#[test]
+fn a_machine_that_goes_down_need_not_wait_for_an_environment() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    // every process is told to end: one that is alone does at once, and one that others keep does soon
+    for script in [":", "(sleep 3001 >/dev/null 2>&1 </dev/null &)"] {
+        project.sh(script);
+        signal_holder("TERM", &name);
+        eventually("it has ended", || project.state() == "stopped");
+    }
+    eventually("its processes ended", || host("ps -eo args | grep -c '^sleep 3001$' || true").trim() == "0");
+    assert_eq!(project.sh("echo on"), "on\n");
+    // nobody inside is one that may tell it
+    let refused = project.enter(["sh", "-c", "kill -TERM 1"]).output().unwrap();
+    assert!(!refused.status.success(), "{refused:?}");
+    assert_eq!(project.state(), "running");
+}
+
+fn signal_holder(signal: &str, name: &str) {
     let inode = host(&format!("stat -c %i /run/llima-box/{name}/holder"));
     let (inode, locks) = (inode.trim(), read("/proc/locks"));
     let line = locks.lines().find(|l| l.contains(&format!(":{inode} "))).expect("the holder has its lock");
-    host(&format!("kill -9 {}", line.split_whitespace().nth(4).unwrap()));
+    host(&format!("kill -{signal} {}", line.split_whitespace().nth(4).unwrap()));
 }
 
 #[test]

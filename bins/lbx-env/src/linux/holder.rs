@@ -16,6 +16,7 @@ use lbx::holder::Holder;
 use lbx::record::{Net, RUN};
 use lbx::sys::{self, Cloned, Disposition};
 use lbx::{Failure, Name, Record, Result, cgroup, holder};
+use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
@@ -26,6 +27,9 @@ use super::{accounts, etc, store, view};
 
 /// How often a cgroup is made anew that others take away.
 const TRIES: u32 = 10;
+/// How long the holder leaves the others to end by themselves when it is told to: whoever takes the
+/// machine down tells all of them.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
 /// How long a stop waits for killed processes to be gone.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// The descriptors that a holder keeps while it starts.
@@ -225,7 +229,7 @@ fn settle(lock: i32, report: i32) -> io::Result<()> {
     sys::close_between(REPORT_FD as u32 + 1, u32::MAX)
 }
 
-/// Holds until it is killed.
+/// Holds until it is killed, or told to end as the machine goes down.
 fn hold(holder_id: u32) -> ! {
     let report = sys::adopt(REPORT_FD);
     let lock = sys::adopt(LOCK_FD);
@@ -238,12 +242,26 @@ fn hold(holder_id: u32) -> ! {
     }
     let _ = (&report).write_all(HELD.as_bytes());
     drop(report);
-    loop {
-        nix::unistd::pause();
+    // blocked by now: all else that is sent to a first process is ignored
+    while !matches!(ending().wait(), Ok(signal) if signal == nix::sys::signal::Signal::SIGTERM) {}
+    let end = Instant::now() + LAST_ORDERS;
+    while Instant::now() < end && is_anyone_here() {
+        std::thread::sleep(Duration::from_millis(20));
     }
+    sys::exit_now(0)
+}
+
+fn ending() -> SigSet {
+    [nix::sys::signal::Signal::SIGTERM].into_iter().collect()
+}
+
+/// Whether another process is in this namespace; one may not be signalled, but that is told.
+fn is_anyone_here() -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), None) != Err(nix::errno::Errno::ESRCH)
 }
 
 fn drop_privilege(holder_id: u32) -> io::Result<()> {
+    ending().thread_block()?;
     sys::dispose(nix::sys::signal::Signal::SIGCHLD, Disposition::Ignore)?; // the kernel reaps orphans then
     rustix::thread::set_name(c"lbx-holder")?;
     sys::drop_bounding_set()?;
