@@ -13,6 +13,7 @@ pub mod place;
 pub mod project;
 pub mod pty;
 pub mod user;
+pub mod vm;
 
 use std::ffi::OsStr;
 use std::io::Write;

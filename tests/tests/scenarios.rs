@@ -1,6 +1,6 @@
 //! What a person does with `llima-box`, from the first shell to the last delete, at every place.
 //!
-//! Whatever else may happen to a VM is in `outage.rs` and `vm.rs`.
+//! Whatever else may happen to a VM is in `vm.rs`.
 
 use std::io::Write;
 use std::path::Path;

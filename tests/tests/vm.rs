@@ -1,18 +1,19 @@
 //! The VM of a place: made once, started again whatever was done to it, and never taken for another.
 //!
-//! At `lima` the tests share an instance of their own beside the suite's, and each leaves it so that
-//! the next can start it.
+//! At `lima` the tests share a further instance.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
-use std::sync::{Mutex, MutexGuard};
 
+use lbx_tests::vm::{INSTANCE, PLACE, Vm};
 use lbx_tests::{
-    Command, Place, Project, errors, eventually, host, only_at, place, script, std_command, text, tool, tool_file,
+    Command, Place, Project, User, errors, eventually, home, host, installed, near, only_at, place, script, skip,
+    std_command, text, tool,
 };
 use serde_json::Value;
 
-const OWN: &str = "own";
+#[path = "vm/outage.rs"]
+mod outage;
 
 /// `lbx-vm` where no VM is, nor any file of its own.
 fn nowhere(dir: &tempfile::TempDir) -> Command {
@@ -170,85 +171,18 @@ fn a_process_that_has_the_number_of_a_vm_s_is_not_killed_for_it() {
     other.kill().and_then(|()| other.wait()).unwrap();
 }
 
-/// The instance of these tests, for one of them at a time.
-struct Vm {
-    dir: PathBuf,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Vm {
-    /// `None`: there are no VMs here.
-    fn own() -> Option<Vm> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        if !only_at(&[Place::Lima], "no VM is here") {
-            return None;
-        }
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some(Vm { dir: lima_home().join(OWN), _alone: alone })
-    }
-
-    fn command(&self, words: &[&str]) -> std::process::Command {
-        let mut vm = std_command(tool_file("lbx-vm"));
-        vm.args(["--on", &format!("lima:{OWN}")]).args(words).stdin(Stdio::null());
-        vm
-    }
-
-    /// As the suite's own VM, but smaller.
-    fn start(&self) -> std::process::Command {
-        let template = std::env::var_os("LBX_TEST_TEMPLATE").expect("scripts/place names the template of VMs");
-        let mut start = self.command(&["start", "--memory", "1GiB", "--template"]);
-        start.arg(template);
-        start
-    }
-
-    fn must(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn runs(&self) {
-        let output = self.start().output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        assert_eq!(self.state(), "running");
-    }
-
-    fn state(&self) -> String {
-        let output = self.command(&["status"]).output().unwrap();
-        let word = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-        assert_eq!(output.status.code(), Some(if word == "running" { 0 } else { 3 }), "{word}");
-        word
-    }
-
-    fn signal(&self, signal: &str, file: &str) {
-        let pid = std::fs::read_to_string(self.dir.join(file)).unwrap();
-        let sent = std_command("kill").args([signal, pid.trim()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(lbx_tests::home().join(format!(".local/state/llima-box/vm-{OWN}.log")))
-            .unwrap_or_default()
-    }
-}
-
-fn lima_home() -> PathBuf {
-    std::env::var_os("LIMA_HOME").map_or_else(|| lbx_tests::home().join(".lima"), PathBuf::from)
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Its name has it go first: what is not there yet need not be deleted.
 #[test]
-fn two_starts_at_once_make_one_vm() {
+fn a_creation_that_was_killed_and_two_starts_at_once_make_one_vm() {
     let Some(vm) = Vm::own() else { return };
     vm.must(&["delete", "--yes"]);
-    let creations = || vm.log().matches(" create --name ").count();
-    let before = creations();
-    // one more, that was killed in the middle of it
+    let before = vm.creations();
     let mut killed = vm.start().spawn().unwrap();
-    eventually("a VM is being created", || creations() == before + 1);
+    eventually("a VM is being created", || vm.creations() == before + 1);
     killed.kill().and_then(|()| killed.wait()).unwrap();
     let starts =
         [vm.start(), vm.start()].map(|mut start| start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
@@ -256,12 +190,12 @@ fn two_starts_at_once_make_one_vm() {
         let output = start.wait_with_output().unwrap();
         assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
     }
-    assert_eq!(creations(), before + 2);
+    assert_eq!(vm.creations(), before + 2);
     assert_eq!(vm.state(), "running");
     let status: Value = serde_json::from_str(&vm.must(&["status", "--json"])).unwrap();
-    assert_eq!((status["name"].as_str(), status["state"].as_str()), (Some(OWN), Some("running")));
+    assert_eq!((status["name"].as_str(), status["state"].as_str()), (Some(INSTANCE), Some("running")));
     assert_eq!((status["cpus"].as_u64(), status["memory_bytes"].as_u64()), (Some(2), Some(1 << 30)));
-    assert_eq!(status["mounts"][0]["path"].as_str(), lbx_tests::home().to_str());
+    assert_eq!(status["mounts"][0]["path"].as_str(), home().to_str());
 
     // a start of what runs asks Lima once, and starts nothing
     let traced = vm.command(&["start", "--existing"]).env("LBX_TRACE", "1").output().unwrap();
@@ -271,85 +205,62 @@ fn two_starts_at_once_make_one_vm() {
     // what would need another VM, or a restart, is said to
     let other = vm.command(&["start", "--cpus", "1", "--mount", "/srv"]).output().unwrap();
     let expected = format!(
-        "runs with other options: --cpus 1 --mount /srv\nhint: lbx-vm --on lima:{OWN} restart --cpus 1 --mount /srv\n"
+        "runs with other options: --cpus 1 --mount /srv\nhint: lbx-vm --on {PLACE} restart --cpus 1 --mount /srv\n"
     );
     assert!(other.status.code() == Some(1) && said(&other).ends_with(&expected), "{other:?}");
     let other = vm.command(&["start", "--template", "/dev/null"]).output().unwrap();
     assert!(other.status.code() == Some(1) && said(&other).contains("made with another template"), "{other:?}");
 }
 
+/// With the variable `1` the further VM shares files by virtiofs; with another value it is the
+/// suite's own way of sharing that is looked at.
 #[test]
-fn a_vm_or_host_agent_that_was_killed_starts_again() {
-    let Some(vm) = Vm::own() else { return };
-    vm.runs();
-    vm.signal("-KILL", "qemu.pid");
-    assert_ne!(vm.state(), "running");
-    vm.runs();
-    vm.signal("-KILL", "ha.pid");
-    assert_eq!(vm.state(), "broken");
-    vm.runs();
-    let connected = lbx_tests::command("ssh")
-        .args(["-F"])
-        .arg(vm.dir.join("ssh.config"))
-        .args([&format!("lima-{OWN}"), "true"])
-        .assert();
-    connected.success();
-}
-
-#[test]
-fn a_vm_that_hangs_is_said_to_and_restart_ends_it() {
-    let Some(vm) = Vm::own() else { return };
-    vm.runs();
-    vm.signal("-STOP", "qemu.pid");
-    assert_eq!(vm.state(), "broken");
-    let start = vm.start().output().unwrap();
-    assert!(start.status.code() == Some(1) && said(&start).contains("runs, but does not answer"), "{start:?}");
-    assert!(said(&start).ends_with(&format!("hint: lbx-vm --on lima:{OWN} restart\n")), "{start:?}");
-    let shown = tempfile::Builder::new().prefix("shown by a VM ").tempdir_in("/var/tmp").unwrap();
-    std::fs::write(shown.path().join("file"), "text").unwrap();
-    vm.must(&["restart", "--mount", shown.path().to_str().unwrap()]);
-    assert_eq!(vm.state(), "running");
-    let status: Value = serde_json::from_str(&vm.must(&["status", "--json"])).unwrap();
-    let points: Vec<_> = status["mounts"].as_array().unwrap().iter().map(|mount| mount["path"].clone()).collect();
-    assert_eq!(points.len(), 2, "{status}");
-    let seen = lbx_tests::command("ssh")
-        .arg("-F")
-        .arg(vm.dir.join("ssh.config"))
-        .args([&format!("lima-{OWN}"), "cat"])
-        .arg(shell_words::quote(shown.path().join("file").to_str().unwrap()).into_owned())
-        .assert();
-    assert_eq!(text(seen.success()), "text");
-}
-
-#[test]
-fn a_vm_that_was_stopped_or_deleted_behind_our_back_is_no_mystery() {
-    let Some(vm) = Vm::own() else { return };
-    vm.runs();
-    let limactl = |words: &[&str]| lbx_tests::command("limactl").args(words).assert().success();
-    limactl(&["--tty=false", "stop", OWN]);
-    assert_eq!(vm.state(), "stopped");
-    vm.must(&["stop"]);
-    vm.must(&["start", "--existing", "--dry-run"]);
-    assert_eq!(vm.state(), "stopped");
-    limactl(&["--tty=false", "delete", OWN]);
-    assert_eq!(vm.state(), "absent");
-    let start = vm.command(&["start", "--existing"]).output().unwrap();
-    assert_eq!(start.status.code(), Some(3), "{start:?}");
-
-    // a creation that was cut off, at its first step and at its last
-    let mark = lbx_tests::home().join(format!(".local/state/llima-box/vm-{OWN}.creating"));
-    for yaml in [None, Some("")] {
-        std::fs::write(&mark, "").unwrap();
-        std::fs::create_dir(&vm.dir).unwrap();
-        if let Some(yaml) = yaml {
-            std::fs::write(vm.dir.join("lima.yaml"), yaml).unwrap();
-        }
-        assert_eq!(vm.state(), "broken");
-        let plan = vm.must(&["start", "--dry-run"]);
-        assert!(plan.starts_with(&format!("# limactl delete --force {OWN}\n# limactl create ")), "{plan}");
-        vm.must(&["delete", "--yes"]);
-        assert!(!vm.dir.exists() && !mark.exists());
+fn files_on_virtiofs_are_the_owner_s_on_both_sides() {
+    let variable = std::env::var("LBX_TEST_VIRTIOFS").ok();
+    if place() == Place::Lima && variable.is_none() {
+        return skip("LBX_TEST_VIRTIOFS is not set: no virtiofsd is here");
     }
+    let Some(vm) = Vm::running() else { return };
+    if !installed(&["git"]) {
+        return;
+    }
+    let is_virtiofs = variable.as_deref() == Some("1");
+    let (me, project) = (User::owner(), vm.project());
+    let here = |script: &str| near(&format!("cd '{}'; {script}", project.display()));
+    let inside = |script: &str| text(vm.enter(&format!("set -eu; {script}")).assert().success());
+    here("umask 077; echo outside >closed; echo target >.gitignore");
+    let name = text(vm.tool("lbx-env").args(["create", "--private", "target", "."]).assert().success());
+    let name = name.trim();
+    let list = text(vm.tool("lbx-ls").assert().success());
+    let records: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let record = records.iter().find(|record| record["name"] == name).unwrap();
+    assert_eq!((&record["ownership"], &record["owner"]["uid"]), (&"shared-uid".into(), &me.uid.into()), "{record}");
+    if is_virtiofs {
+        assert_eq!(inside("findmnt -no FSTYPE -T .").trim(), "virtiofs");
+    }
+
+    inside("umask 077; echo inside >made; mkdir dir; echo deep >dir/file; chmod 640 dir/file");
+    inside("echo moved >old; mv old new; echo x >gone; rm gone; echo more >>closed; echo x >target/x");
+    if is_virtiofs {
+        // 9p carries no pipe
+        inside("mkfifo pipe");
+        assert_eq!(here("stat -c %F pipe"), "fifo\n");
+    }
+    assert_eq!(here("cat closed made dir/file new"), "outside\nmore\ninside\ndeep\nmoved\n");
+    let modes = "stat -c %a closed made dir dir/file";
+    assert_eq!((here(modes), inside(modes)), ("600\n600\n700\n640\n".into(), "600\n600\n700\n640\n".into()));
+    for gone in ["old", "gone", "target/x"] {
+        assert!(!project.join(gone).exists(), "{gone}");
+    }
+    here("echo answer >>made; echo late >dir/late");
+    eventually("what is written here is seen inside", || {
+        inside("cat made dir/late 2>/dev/null || :") == "inside\nanswer\nlate\n"
+    });
+    assert_eq!(inside("stat -c '%U %G' . closed made dir/late target"), format!("{name} {name}\n").repeat(5));
+
+    inside("git init -q; git add .; git -c user.name=n -c user.email=e commit -qm first");
+    assert_eq!((here("git status --short"), inside("git status --short")), (String::new(), String::new()));
+    assert_eq!(here(&format!("find . ! -user {} -o ! -group {}", me.uid, me.gid)), "");
 }
 
 #[test]
