@@ -48,6 +48,14 @@ pub fn account(name: &str) -> Option<Account> {
     accounts().into_iter().find(|account| account.name == name)
 }
 
+/// The number of the group called `name`: an environment's own, also where its account has its owner's.
+pub fn group(name: &str) -> u32 {
+    let groups = read("/etc/group");
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    let mut group = lines.find(|fields| fields.clone().next() == Some(name)).expect("the group exists");
+    group.nth(2).and_then(|number| number.parse().ok()).expect("a gid is a number")
+}
+
 /// The JSON lines that `lbx-ls` prints with `args`.
 pub fn list(args: &[&str]) -> Vec<Value> {
     let text = text(tool("lbx-ls").args(args).assert().success());

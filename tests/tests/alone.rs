@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use lbx_tests::machine::{accounts, entries, listed, traces};
+use lbx_tests::machine::{accounts, entries, group, listed, traces};
 use lbx_tests::place::HERE;
 use lbx_tests::{
     Place, Project, Pty, command, eventually, host, only_at, repository, skip, std_command, text, tool, tool_file,
@@ -226,9 +226,9 @@ fn uids_are_reused_last() {
     // its group's, as the account may have the owner's IDs
     let id = |project: &Project| {
         let name = project.create(&[]);
-        let group = host(&format!("getent group {name} | cut -d : -f 3"));
+        let id = group(&name);
         project.must("delete");
-        group
+        id
     };
     let project = Project::new();
     assert_ne!(id(&project), id(&project), "what the first one left is not the second one's");

@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use lbx_tests::machine::{accounts, list, listed, traces};
+use lbx_tests::machine::{accounts, group, list, listed, traces};
 use lbx_tests::place::host_std_command;
 use lbx_tests::{
     Place, Project, eventually, host, installed, near, only_at, place, scaled, std_command, tool, tool_file,
@@ -127,8 +127,7 @@ fn a_hundred_projects_at_once_get_a_hundred_accounts() {
     let names: HashSet<String> = projects.iter().map(Project::name).collect();
     let made: Vec<_> = accounts().into_iter().filter(|a| names.contains(&a.name)).collect();
     assert_eq!(made.len(), projects.len());
-    let shared = projects[0].shares_uid();
-    let ids = made.iter().map(|a| if shared { a.gid } else { a.uid });
+    let ids = names.iter().map(|name| group(name));
     assert_eq!(ids.collect::<HashSet<_>>().len(), projects.len(), "each has an id of its own");
     assert_eq!(
         list(&["--state", "stopped"]).iter().filter(|o| names.contains(o["name"].as_str().unwrap())).count(),

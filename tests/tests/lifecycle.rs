@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use lbx_tests::machine::{account, entries, exists, list, listed, read, traces};
+use lbx_tests::machine::{account, entries, exists, group, list, listed, read, traces};
 use lbx_tests::place::HERE;
 use lbx_tests::{
     Place, Project, User, bin_dir, command, errors, eventually, executable, host, installed, near, only_at, place,
@@ -28,9 +28,11 @@ fn create_makes_an_account_a_home_and_a_record_and_prints_the_name() {
     assert_eq!(name, project.name());
 
     let account = account(&name).expect("the account exists");
-    assert!((65536..=99999).contains(&account.gid), "{account:?}");
-    let owner = project.path().metadata().unwrap().uid();
-    assert_eq!(account.uid, if project.shares_uid() { owner } else { account.gid });
+    let group = group(&name);
+    assert!((65536..=99999).contains(&group), "{group}");
+    let owner = project.path().metadata().unwrap();
+    let ids = if project.shares_uid() { (owner.uid(), owner.gid()) } else { (group, group) };
+    assert_eq!((account.uid, account.gid), ids, "the owner's where they are shared, else its own");
     assert_eq!(account.gecos, "llima-box");
     assert_eq!(account.home, "/nonexistent");
     assert_eq!(account.shell, "/usr/sbin/nologin");
@@ -52,7 +54,7 @@ fn create_makes_an_account_a_home_and_a_record_and_prints_the_name() {
 fn what_create_leaves_in_the_account_files_is_what_the_system_reads() {
     let project = Project::new();
     let name = project.create(&[]);
-    let (uid, gid) = (account(&name).unwrap().uid, account(&name).unwrap().gid);
+    let (uid, gid) = (account(&name).unwrap().uid, group(&name));
     // a uid that is shared is its owner's first
     let first = if project.shares_uid() { User::owner().name.clone() } else { name.clone() };
     assert_eq!(host(&format!("getent passwd {uid} | cut -d: -f1")).trim(), first);
