@@ -262,6 +262,8 @@ fn is_anyone_here() -> bool {
 
 fn drop_privilege(holder_id: u32) -> io::Result<()> {
     ending().thread_block()?;
+    // not that of whoever has it start
+    sys::new_session_keyring()?;
     sys::dispose(nix::sys::signal::Signal::SIGCHLD, Disposition::Ignore)?; // the kernel reaps orphans then
     rustix::thread::set_name(c"lbx-holder")?;
     sys::drop_bounding_set()?;
