@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Args, Parser};
+use clap::{Args, Command, Parser};
 
 use crate::failure::Result;
 use crate::place::Place;
@@ -57,5 +57,13 @@ impl Common {
 /// A [`clap::Error`], which [`crate::failure::Tool::report`] prints: help, the version, or what
 /// was wrong.
 pub fn parse<T: Parser>() -> Result<T> {
-    Ok(T::try_parse()?)
+    parse_words(T::command(), std::env::args_os())
+}
+
+/// Reads `words`, the tool's name first, as the command line of `command`, which is `T`'s.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_words<T: Parser>(command: Command, words: impl IntoIterator<Item = OsString>) -> Result<T> {
+    Ok(T::from_arg_matches_mut(&mut command.try_get_matches_from(words)?)?)
 }

@@ -20,8 +20,9 @@ use crate::record::Record;
 /// sets `PATH` and drops `LD_*`, leaves them as they are.
 const CARRIED: &str = "LBX_VAR_";
 
-/// The variable that names a descriptor to `lbx-enter`: before COMMAND begins, a byte must come there.
-/// It comes when the caller, far away, is known to hear how COMMAND ends.
+/// The variable that names a socket to `lbx-enter`, by which it talks with the far end that runs it: what
+/// to run, where it has no words of its own; a byte without which COMMAND does not begin, and which comes
+/// when the caller is known to hear how it ends; and back, COMMAND's status.
 pub const GATE: &str = "LBX_GATE";
 
 /// A tool's command line: its words without values that are secret, and the variables that

@@ -60,6 +60,12 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Sets variable `name` of this process, which must have one thread.
+pub fn set_variable(name: &std::ffi::OsStr, value: &std::ffi::OsStr) {
+    // SAFETY: nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(name, value) }
+}
+
 /// Lets others that wake up go first (`SCHED_BATCH`, sched(7)), or makes it an ordinary process again.
 /// musl's function does nothing.
 ///

@@ -3,7 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use lbx::failure::Tool;
+use clap::CommandFactory;
+use lbx::failure::{Tool, status};
 use lbx::step::{self, Call};
 use lbx::{Failure, Place, Result, cli, operand};
 use lbx_enter::{AGENT, Cli, INHERITED};
@@ -15,8 +16,18 @@ const TOOL: Tool = Tool::wrapper("lbx-enter");
 
 fn main() -> ExitCode {
     TOOL.run(|| {
-        let cli: Cli = cli::parse()?;
-        if cli.command.is_empty() && std::env::args_os().next_back().is_some_and(|word| word == "--") {
+        let mut words: Vec<OsString> = std::env::args_os().collect();
+        let mut command = Cli::command();
+        let gate = linux::Gate::inherited();
+        if let (Some(gate), 1) = (&gate, words.len()) {
+            // as much as can be done before anybody waits for it
+            command.build();
+            let Some(call) = gate.call()? else { return Ok(status::DONE) };
+            words.extend(call);
+        }
+        let nothing = words.last().is_some_and(|word| word == "--");
+        let cli: Cli = cli::parse_words(command, words)?;
+        if cli.command.is_empty() && nothing {
             return Err(Failure::new("no command specified after '--'").into());
         }
         let variables = variables(&cli.options.env)?;
@@ -25,18 +36,33 @@ fn main() -> ExitCode {
             match step::to_place(&place, TOOL.name, call(&cli, &place, &variables)?)? {}
         }
         step::to_root(|| call(&cli, &place, &variables), true)?;
-        run(&cli, variables)
+        linux::run(TOOL, &cli, variables, gate.as_ref())
     })
 }
 
-#[cfg(target_os = "linux")]
-fn run(cli: &Cli, variables: Vec<(OsString, OsString)>) -> Result<u8> {
-    linux::run(TOOL, cli, variables)
-}
-
 #[cfg(not(target_os = "linux"))]
-fn run(_: &Cli, _: Vec<(OsString, OsString)>) -> Result<u8> {
-    Err(Failure::new("place 'local' needs Linux").hint("--on lima works on this system").into())
+mod linux {
+    use std::ffi::OsString;
+
+    use lbx::failure::{Failure, Result, Tool, fail};
+    use lbx_enter::Cli;
+
+    /// No far end runs on such a machine.
+    pub(crate) enum Gate {}
+
+    impl Gate {
+        pub(crate) fn inherited() -> Option<Gate> {
+            None
+        }
+
+        pub(crate) fn call(&self) -> Result<Option<Vec<OsString>>> {
+            match *self {}
+        }
+    }
+
+    pub(crate) fn run(_: Tool, _: &Cli, _: Vec<(OsString, OsString)>, _: Option<&Gate>) -> Result<u8> {
+        fail(Failure::new("place 'local' needs Linux").hint("--on lima works on this system"))
+    }
 }
 
 /// The variables that COMMAND gets of its caller: the few that pass by themselves, then the named.

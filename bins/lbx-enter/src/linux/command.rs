@@ -1,39 +1,15 @@
 //! The command: found on PATH as execvp(3) finds it, and executed.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use lbx::{Result, step, sys};
+use lbx::Result;
 use nix::errno::Errno;
 use nix::unistd::execve;
-use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 
 use super::report::Failed;
 use super::{c_string, c_variable};
-
-/// Where a byte must come before COMMAND begins ([`step::GATE`]).
-#[derive(Debug)]
-pub(super) struct Gate(OwnedFd);
-
-impl Gate {
-    /// The one that this process was given.
-    pub(super) fn inherited() -> Option<Gate> {
-        let number: i32 = std::env::var(step::GATE).ok()?.parse().ok().filter(|number| *number > 2)?;
-        // a number alone would be closed by nobody
-        Some(Gate(fcntl_dupfd_cloexec(sys::borrow(number), 3).ok()?))
-    }
-
-    /// Waits for the byte.
-    pub(super) fn wait(&self) -> io::Result<()> {
-        match retry_on_intr(|| rustix::io::read(&self.0, &mut [0]))? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the caller is gone")),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// A command line and its variables, ready for exec: nothing is allocated after the join that need not be.
 #[derive(Debug)]

@@ -31,11 +31,13 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 mod agent;
 mod command;
 mod filter;
+mod gate;
 mod relay;
 mod report;
 mod streams;
 
-use command::{Command, Gate};
+use command::Command;
+pub(crate) use gate::Gate;
 use report::{Failed, Report, Tell};
 use streams::Streams;
 
@@ -43,9 +45,8 @@ use streams::Streams;
 const TRIES: u32 = 5;
 
 /// Runs the command of `cli` and returns its exit status.
-pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>) -> Result<u8> {
+pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>, gate: Option<&Gate>) -> Result<u8> {
     sys::close_on_exec_from(3).context("cannot close inherited descriptors")?;
-    let gate = Gate::inherited();
     look_at_streams()?;
     let record = record::open(&cli.env)?;
     let name = record.name.clone();
@@ -63,11 +64,14 @@ pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>) -
                 continue;
             }
         };
-        touch(&name);
-        let gate = gate.as_ref();
         let call = Joining { tool, cli, record: &record, directory: &directory, variables: &variables, gate };
         match call.join(&holder)? {
-            Some(status) => return Ok(status),
+            Some(status) => {
+                if let Some(gate) = gate {
+                    gate.tell(status);
+                }
+                return Ok(status);
+            }
             None => continue,
         }
     }
@@ -198,6 +202,8 @@ impl Joining<'_> {
             }
             Cloned::Parent(pid, _pidfd) => {
                 drop(tell);
+                // nobody waits for this any more
+                touch(&record.name);
                 // what is relayed is the agent's: no privilege is needed for it, and none is kept
                 sys::become_user(record.uid, record.gid).context("cannot give up privilege")?;
                 let outside = streams.into_outside().context("cannot let go of standard streams")?;

@@ -20,11 +20,13 @@ use nix::unistd::{Pid, getpid, setpgid};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::net::SendFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetpgrp, tcsetwinsize};
 
 use super::Peer;
 use super::agent::Agent;
+use super::spare::{self, Spare};
 use super::tools::Version;
 use crate::greeting::is_tool;
 use crate::terminal;
@@ -44,7 +46,15 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Serves the call that comes on 0, with answers on 1, for the tools of `version`. Behind `greeting`, that
 /// is, which goes together with the first of them.
-pub(super) fn run(version: &Version, peer: Option<Peer>, in_vm: bool, greeting: String) -> Result<u8> {
+///
+/// A `spare` is used where the call is for what it is.
+pub(super) fn run(
+    version: &Version,
+    peer: Option<Peer>,
+    in_vm: bool,
+    greeting: String,
+    spare: Option<Spare>,
+) -> Result<u8> {
     for fd in [0, 1] {
         fcntl_setfl(sys::borrow(fd), OFlags::NONBLOCK).context("cannot set up the stream")?;
     }
@@ -58,7 +68,7 @@ pub(super) fn run(version: &Version, peer: Option<Peer>, in_vm: bool, greeting: 
         set_clock(call.now);
     }
     let (signals, before) = child_signals()?;
-    match Far::start(*call, version, peer, &before) {
+    match Far::start(*call, version, peer, &before, spare) {
         Ok(far) => {
             near.say(&Frame::Started);
             far.relay(near, &signals)
@@ -215,8 +225,9 @@ struct Far {
     sources: Vec<Source>,
     agent: Option<Agent>,
     hung_up: Option<Instant>,
-    /// Lets COMMAND begin; without the byte that is written there it never does.
+    /// Lets COMMAND begin, and tells how it ended ([`step::GATE`]).
     gate: Option<OwnedFd>,
+    confirmed: bool,
     /// When a stream has ended, as long as the near end has not been told.
     untold: Option<Instant>,
 }
@@ -228,7 +239,13 @@ struct Inner {
 }
 
 impl Far {
-    fn start(mut call: Call, version: &Version, peer: Option<Peer>, mask: &SigSet) -> Result<Far> {
+    fn start(
+        mut call: Call,
+        version: &Version,
+        peer: Option<Peer>,
+        mask: &SigSet,
+        spare: Option<Spare>,
+    ) -> Result<Far> {
         let caller = peer.map_or_else(Caller::current, |peer| Caller { uid: peer.uid, gid: peer.gid });
         let agent = match call.agent {
             true => Some(Agent::listen(caller).context("cannot make a socket for the ssh agent")?),
@@ -237,14 +254,20 @@ impl Far {
         if let Some(agent) = &agent {
             call.variables.push(("SSH_AUTH_SOCK".into(), agent.path().into()));
         }
+        let mut command = command(&call, version, peer);
+        if let Some(spare) = spare.filter(|_| is_spares(&call)) {
+            // one that has gone is no loss
+            if spare.run(&command, &call.directory).is_ok() {
+                return Far::of_spare(&call, spare, agent).context("cannot set up the streams of the tool");
+            }
+        }
         let (mut far, inner) = Far::streams(&call).context("cannot set up the streams of the tool")?;
         far.agent = agent;
-        let mut command = command(&call, version, peer);
         let mut gate = None;
         if is_wrapper(&call) {
-            let (read, opens) = make_gate().context("cannot make a pipe")?;
-            command.env(step::GATE, read.as_raw_fd().to_string());
-            (gate, far.gate) = (Some(read), Some(opens));
+            let (ours, inner) = spare::gate().context("cannot make a socket pair")?;
+            command.env(step::GATE, inner.as_raw_fd().to_string());
+            (gate, far.gate) = (Some(inner), Some(ours));
         }
         // where the caller stands, if that is here, too; this process keeps no directory in use
         if call.directory.is_empty() || std::env::set_current_dir(&call.directory).is_err() {
@@ -260,9 +283,18 @@ impl Far {
         Ok(far)
     }
 
-    /// A pty where the caller has a terminal, else pipes.
-    fn streams(call: &Call) -> io::Result<(Far, Inner)> {
-        let mut far = Far {
+    fn of_spare(call: &Call, spare: Spare, agent: Option<Agent>) -> io::Result<Far> {
+        let mut far = Far::new(call);
+        far.sink = call.stdin.then(|| Sink::new(spare.stdin)).transpose()?;
+        far.source(spare.stdout, Stream::Stdout, false)?;
+        far.source(spare.stderr, Stream::Stderr, false)?;
+        far.pid = Pid::from_raw(spare.child.id() as i32);
+        (far.agent, far.gate) = (agent, Some(spare.gate));
+        Ok(far)
+    }
+
+    fn new(call: &Call) -> Far {
+        Far {
             pid: getpid(),
             ended: None,
             heard: Instant::now(),
@@ -276,8 +308,14 @@ impl Far {
             agent: None,
             hung_up: None,
             gate: None,
+            confirmed: false,
             untold: None,
-        };
+        }
+    }
+
+    /// A pty where the caller has a terminal, else pipes.
+    fn streams(call: &Call) -> io::Result<(Far, Inner)> {
+        let mut far = Far::new(call);
         let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty());
         let [keys, out, err] = call.terminals;
         if keys {
@@ -373,6 +411,15 @@ impl Far {
         }
     }
 
+    /// What the tool tells of its COMMAND; without that word its own end tells.
+    fn take_status(&mut self) {
+        let mut status = [0];
+        match self.gate.as_ref().map(|gate| rustix::io::read(gate, &mut status)) {
+            Some(Ok(1)) => (self.ended, self.heard) = (Some(Frame::Exit(status[0])), Instant::now()),
+            _ => self.gate = None,
+        }
+    }
+
     /// The near end is gone: so is its terminal, and what the tool runs is hung up.
     fn hang_up(&mut self) {
         match self.hung_up {
@@ -410,6 +457,10 @@ impl Far {
         let is_full = near.out.len() >= OUT_MAX;
         let open: Vec<usize> = (0..self.sources.len()).filter(|at| !is_full && self.sources[*at].window > 0).collect();
         fds.extend(open.iter().map(|at| PollFd::from_borrowed_fd(self.sources[*at].fd.as_fd(), PollFlags::IN)));
+        let at_gate = fds.len();
+        // a terminal has to be given back first
+        let gate = self.gate.as_ref().filter(|_| self.ended.is_none() && self.terminal.is_none());
+        fds.extend(gate.map(|gate| PollFd::from_borrowed_fd(gate.as_fd(), PollFlags::IN)));
         let at_agent = fds.len();
         fds.extend(self.agent.iter().flat_map(Agent::wanted));
         // for what nothing tells of
@@ -437,7 +488,11 @@ impl Far {
         if at_sink < at_sources && !ready[at_sink].is_empty() {
             self.feed(near);
         }
-        for (at, ready) in open.iter().zip(&ready[at_sources..at_agent]) {
+        let is_told = at_gate < at_agent && !ready[at_gate].is_empty();
+        if is_told {
+            self.take_status();
+        }
+        for (at, ready) in open.iter().zip(&ready[at_sources..at_gate]) {
             if (!ready.is_empty() || self.ended.is_some()) && !self.sources[*at].gone {
                 self.drain(*at, near);
             }
@@ -449,7 +504,7 @@ impl Far {
             }
         }
         // what there is to say of the tool's end goes with it
-        if !near.out.is_empty() && !near.gone && ready[0].is_empty() && !self.has_time() {
+        if !near.out.is_empty() && !near.gone && ready[0].is_empty() && !is_told && !self.has_time() {
             near.write();
             self.untold = None;
         }
@@ -509,10 +564,13 @@ impl Far {
                     source.gone = true;
                 }
             }
-            Frame::Go => match self.gate.take() {
-                Some(gate) => drop(rustix::io::write(gate, &[0])),
-                None => return Err(Broken::OutOfOrder("the call was confirmed already")),
-            },
+            Frame::Go if !self.confirmed => {
+                self.confirmed = true;
+                if let Some(gate) = &self.gate {
+                    let _ = rustix::net::send(gate, &[0], SendFlags::NOSIGNAL);
+                }
+            }
+            Frame::Go => return Err(Broken::OutOfOrder("the call was confirmed already")),
             Frame::Signal(signal) => self.signal(native(signal)),
             Frame::Size(size) => {
                 if let Some(terminal) = &self.terminal {
@@ -621,11 +679,9 @@ fn is_wrapper(call: &Call) -> bool {
     call.tool == "lbx-enter" || (call.tool == "llima-box" && call.words.first().is_some_and(|word| word == "shell"))
 }
 
-/// A pipe whose reading end the tool inherits.
-fn make_gate() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (gate, opens) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    rustix::io::fcntl_setfd(&gate, rustix::io::FdFlags::empty())?;
-    Ok((gate, opens))
+/// Whether a spare may run it: one has pipes, and no terminal.
+fn is_spares(call: &Call) -> bool {
+    call.tool == "lbx-enter" && !call.terminals[0] && !call.joined && !call.trace
 }
 
 impl Sink {

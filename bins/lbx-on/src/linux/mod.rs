@@ -18,8 +18,10 @@ use crate::greeting::{Answer, Request, read_line};
 
 mod agent;
 mod call;
+mod spare;
 mod tools;
 
+use spare::Spare;
 use tools::Version;
 
 /// Set when another version's far end has greeted the near one already.
@@ -47,7 +49,7 @@ pub(crate) fn serve() -> Result<u8> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     match listens() {
         true => answer_all(),
-        false => converse(None),
+        false => converse(None, None),
     }
 }
 
@@ -101,6 +103,9 @@ fn answer_one(parent: Pid, take: OwnedFd) -> Result<u8> {
     if rustix::process::getppid() != Some(parent) {
         return Ok(status::DONE);
     }
+    // the socket is for this process alone
+    rustix::io::fcntl_setfd(sys::borrow(PASSED), rustix::io::FdFlags::CLOEXEC).context("cannot set up the socket")?;
+    let spare = Spare::start();
     let stream = loop {
         match rustix::net::accept_with(sys::borrow(PASSED), rustix::net::SocketFlags::CLOEXEC) {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
@@ -110,11 +115,11 @@ fn answer_one(parent: Pid, take: OwnedFd) -> Result<u8> {
     let _ = rustix::process::set_parent_process_death_signal(None);
     let _ = rustix::io::write(&take, &[0]);
     drop(take);
-    answer(stream)
+    answer(stream, spare)
 }
 
 /// Serves `stream` in a process of its own.
-fn answer(stream: OwnedFd) -> Result<u8> {
+fn answer(stream: OwnedFd, spare: Option<Spare>) -> Result<u8> {
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who is there")?;
     let peer = Peer { uid: peer.uid.as_raw(), gid: peer.gid.as_raw() };
     for fd in [0, 1] {
@@ -122,13 +127,13 @@ fn answer(stream: OwnedFd) -> Result<u8> {
     }
     drop(stream);
     sys::close_between(PASSED as u32, PASSED as u32).context("cannot close the socket")?;
-    converse(Some(peer))
+    converse(Some(peer), spare)
 }
 
 /// One conversation on 0 and 1.
-fn converse(peer: Option<Peer>) -> Result<u8> {
+fn converse(peer: Option<Peer>, spare: Option<Spare>) -> Result<u8> {
     if let Some((version, in_vm)) = greeted() {
-        return call::run(&version, peer, in_vm, String::new());
+        return call::run(&version, peer, in_vm, String::new(), None);
     }
     let mut near = Streams;
     let line = match read_line(&mut near) {
@@ -146,7 +151,7 @@ fn converse(peer: Option<Peer>) -> Result<u8> {
             };
             version.touch();
             if version.is_this() {
-                return call::run(&version, peer, peer.is_some(), Answer::Ready.line());
+                return call::run(&version, peer, peer.is_some(), Answer::Ready.line(), spare);
             }
             say(&Answer::Ready)?;
             let mut command = Command::new(version.tool("lbx-on"));

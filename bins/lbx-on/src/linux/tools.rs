@@ -24,6 +24,18 @@ const TOOLS_MAX: usize = 64;
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// The tool `name` of this very program's version, where it is one of those that are there. Whoever serves
+/// many calls looks once.
+pub(super) fn beside_own(name: &str) -> Option<PathBuf> {
+    static DIR: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let own = own()?;
+        let mut dirs = entries(Path::new(ROOT)).into_iter().filter(|(name, _)| is_version(name)).map(|(_, dir)| dir);
+        dirs.find(|dir| id(dir.join("lbx-on")) == Some(own))
+    };
+    DIR.get_or_init(find).as_ref().map(|dir| dir.join(name))
+}
+
 /// The tools of one version, which are there.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
