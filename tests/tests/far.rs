@@ -576,9 +576,12 @@ fn nothing_begins_before_the_near_end_is_known_to_hear_of_it() {
     assert!(there("entered") && there("shelled"));
     assert_eq!(project.state(), "stopped");
     // once is enough
-    let mut far = say(&enter("entered"));
-    far.say(&Frame::Go.bytes()).say(&Frame::Go.bytes());
-    assert_eq!(far.refusal(), "frame out of order: the call was confirmed already");
+    let read = unconfirmed("llima-box", &["shell", "--on", "local", project.str(), "--", "cat"]);
+    for call in [unconfirmed("lbx-ls", &["--on", "local", "--", "-"]), read] {
+        let mut far = say(&call);
+        far.say(&Frame::Go.bytes().repeat(2));
+        assert_eq!(far.refusal(), "frame out of order: the call was confirmed already");
+    }
 }
 
 #[test]

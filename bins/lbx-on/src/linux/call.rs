@@ -47,7 +47,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Serves the call that comes on 0, with answers on 1, for the tools of `version`. Behind `greeting`, that
 /// is, which goes together with the first of them.
 ///
-/// A `spare` is used where the call is for what it is.
+/// A `spare` is used where it can run the call.
 pub(super) fn run(
     version: &Version,
     peer: Option<Peer>,
@@ -227,6 +227,7 @@ struct Far {
     hung_up: Option<Instant>,
     /// Lets COMMAND begin, and tells how it ended ([`step::GATE`]).
     gate: Option<OwnedFd>,
+    /// The near end has confirmed the call.
     confirmed: bool,
     /// When a stream has ended, as long as the near end has not been told.
     untold: Option<Instant>,
@@ -308,7 +309,7 @@ impl Far {
             agent: None,
             hung_up: None,
             gate: None,
-            confirmed: false,
+            confirmed: !is_wrapper(call),
             untold: None,
         }
     }
@@ -371,15 +372,15 @@ impl Far {
         // what came together with the call
         self.take_frames(&mut near);
         loop {
+            if near.gone {
+                self.hang_up();
+            }
             self.reap(&mut near);
             if self.is_over(&mut near) {
                 near.flush();
                 return Ok(status::DONE);
             }
             self.wait(&mut near, signals)?;
-            if near.gone {
-                self.hang_up();
-            }
         }
     }
 
