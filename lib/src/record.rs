@@ -523,6 +523,14 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_the_system_and_of_environments_are_not_shared() {
+        for (gid, shared) in [(0, false), (20, false), (999, false), (1000, true), (65534, false), (70000, false)] {
+            assert_eq!(shares_gid(gid), shared, "{gid}");
+        }
+        assert!(shares_gid(100_000));
+    }
+
+    #[test]
     fn an_environment_is_its_creators_its_owners_and_roots() {
         let record = Record { creator: 1001, ..record(Path::new("/home/alice/p")) };
         for (uid, may) in [(0, true), (1000, true), (1001, true), (1002, false), (65536, false)] {

@@ -5,6 +5,7 @@
 //! one `ready`, and frames follow; or `missing ARCH`, and the near end sends its tools on another
 //! connection, `LBX1 tools VERSION`.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 
 /// What every line starts with.
@@ -112,6 +113,12 @@ pub(crate) fn is_tool(word: &str) -> bool {
     let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     word.bytes().all(is_plain)
         && (word == "llima-box" || word.strip_prefix("lbx-").is_some_and(|rest| !rest.is_empty()))
+}
+
+/// Whether `tool` with `words` runs a command: its own failures must not be taken for the command's, and
+/// that begins when the call is confirmed and not before.
+pub(crate) fn is_wrapper(tool: &OsStr, words: &[OsString]) -> bool {
+    tool == "lbx-enter" || (tool == "llima-box" && words.first().is_some_and(|word| word == "shell"))
 }
 
 /// Reads one line, and not a byte behind it. `None`: the stream ended before.

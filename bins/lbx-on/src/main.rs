@@ -159,9 +159,8 @@ impl Wanted {
         self.own_words().any(|own| own == word)
     }
 
-    /// Whether the tool runs a command, whose status its own failures must not be taken for.
     fn is_wrapper(&self) -> bool {
-        self.tool == "lbx-enter" || (self.tool == "llima-box" && self.verb() == Some(OsStr::new("shell")))
+        greeting::is_wrapper(&self.tool, &self.words)
     }
 
     fn verb(&self) -> Option<&OsStr> {

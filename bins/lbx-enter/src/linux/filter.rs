@@ -362,6 +362,9 @@ mod tests {
             (libc::SYS_socket, &[libc::AF_INET6 as u64, 1, 0], ALLOW),
             (libc::SYS_keyctl, &[], EPERM),
             (libc::SYS_bpf, &[], EPERM),
+            (libc::SYS_fanotify_init, &[], EPERM),
+            (NEWEST, &[], ALLOW),
+            (NEWEST + 1, &[], ENOSYS),
             (libc::SYS_read, &[], ALLOW),
             (libc::SYS_ptrace, &[], ALLOW),
         ] {

@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail};
 use lbx::{step, sys};
 use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 
+/// This end of the socket.
 #[derive(Debug)]
 pub(crate) struct Gate(OwnedFd);
 
@@ -40,7 +41,7 @@ impl Gate {
         let words = fields.by_ref().take(count).map(OsStr::to_owned).collect();
         for variable in fields.filter(|field| !field.is_empty()) {
             let (name, value) = lbx::operand::assignment(variable);
-            sys::set_variable(&name, &OsString::from_vec(value.unwrap_or_default().into_vec()));
+            sys::set_variable(&name, &value.unwrap_or_default());
         }
         if std::env::set_current_dir(directory).is_err() {
             let _ = std::env::set_current_dir("/");

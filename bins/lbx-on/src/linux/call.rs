@@ -28,7 +28,7 @@ use super::Peer;
 use super::agent::Agent;
 use super::spare::{self, Spare};
 use super::tools::Version;
-use crate::greeting::is_tool;
+use crate::greeting::{is_tool, is_wrapper};
 use crate::terminal;
 
 /// As much as waits to be written to the near end.
@@ -61,7 +61,7 @@ pub(super) fn run(
     let mut near = Near { decoder: Decoder::default(), out: greeting.into_bytes(), gone: false };
     let Some(call) = near.call() else { return Ok(status::FAILED) };
     // what runs a command makes ready for it meanwhile
-    if !is_wrapper(&call) && !near.confirms() {
+    if !is_wrapper(&call.tool, &call.words) && !near.confirms() {
         return Ok(status::FAILED);
     }
     if in_vm {
@@ -265,7 +265,7 @@ impl Far {
         let (mut far, inner) = Far::streams(&call).context("cannot set up the streams of the tool")?;
         far.agent = agent;
         let mut gate = None;
-        if is_wrapper(&call) {
+        if is_wrapper(&call.tool, &call.words) {
             let (ours, inner) = spare::gate().context("cannot make a socket pair")?;
             command.env(step::GATE, inner.as_raw_fd().to_string());
             (gate, far.gate) = (Some(inner), Some(ours));
@@ -300,7 +300,7 @@ impl Far {
             ended: None,
             heard: Instant::now(),
             terminal: None,
-            wants_raw: is_wrapper(call),
+            wants_raw: is_wrapper(&call.tool, &call.words),
             interrupts: terminal::interrupts(&call.modes),
             sink: None,
             stdin_ended: false,
@@ -309,7 +309,7 @@ impl Far {
             agent: None,
             hung_up: None,
             gate: None,
-            confirmed: !is_wrapper(call),
+            confirmed: !is_wrapper(&call.tool, &call.words),
             untold: None,
         }
     }
@@ -673,11 +673,6 @@ impl Far {
             }
         }
     }
-}
-
-/// Whether the tool runs a command, which begins when the call is confirmed and not before.
-fn is_wrapper(call: &Call) -> bool {
-    call.tool == "lbx-enter" || (call.tool == "llima-box" && call.words.first().is_some_and(|word| word == "shell"))
 }
 
 /// Whether a spare may run it: one has pipes, and no terminal.

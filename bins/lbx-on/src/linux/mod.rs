@@ -69,16 +69,13 @@ fn answer_all() -> Result<u8> {
     loop {
         let (taken, take) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
         let this = rustix::process::getpid();
-        match sys::fork() {
-            Ok(None) => {
-                drop(taken);
-                let status = answer_one(this, take).unwrap_or_else(|error| crate::TOOL.report(&error));
-                sys::exit_now(status)
-            }
-            Ok(Some(_)) => drop(take),
-            // out of processes
-            Err(_) => std::thread::sleep(AGAIN_AFTER),
+        if let Ok(None) = sys::fork() {
+            drop(taken);
+            let status = answer_one(this, take).unwrap_or_else(|error| crate::TOOL.report(&error));
+            sys::exit_now(status)
         }
+        // the other end is the new process's alone: where there is none, nothing comes
+        drop(take);
         if !matches!(File::from(taken).read(&mut [0]), Ok(1)) {
             std::thread::sleep(AGAIN_AFTER);
         }
