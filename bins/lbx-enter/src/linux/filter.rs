@@ -163,10 +163,29 @@ pub(super) fn program(nest: bool) -> Vec<sock_filter> {
     code.when(BPF_JGE, X32, KILL);
     // what a later kernel brings is to be looked at first; programs know kernels that have it not
     code.when(BPF_JGE, NEWEST as u32 + 1, ENOSYS);
-    let mut rules = rules(nest);
-    rules.sort_by_key(|(nr, _)| *nr);
-    code.0.extend(choice(&rules).0);
+    code.0.extend(choice(&segments(rules(nest))).0);
     code.0
+}
+
+/// What becomes of all calls, by the first number of those that are treated alike.
+fn segments(mut rules: Vec<(u32, Code)>) -> Vec<(u32, Code)> {
+    rules.sort_by_key(|(nr, _)| *nr);
+    let mut segments: Vec<(u32, Code)> = Vec::with_capacity(2 * rules.len() + 1);
+    let mut next = 0;
+    let mut add = |nr, code: Code| {
+        if segments.last().is_none_or(|(_, last)| *last != code) {
+            segments.push((nr, code));
+        }
+    };
+    for (nr, rule) in rules {
+        if next < nr {
+            add(next, Code::answering(ALLOW));
+        }
+        add(nr, rule);
+        next = nr + 1;
+    }
+    add(next, Code::answering(ALLOW));
+    segments
 }
 
 /// What becomes of the calls that are not simply allowed, by their numbers.
@@ -228,23 +247,23 @@ fn rules(nest: bool) -> Vec<(u32, Code)> {
     rules
 }
 
-/// Finds the call's rule among `rules`, which are in the order of their numbers, by halves: the kernel
-/// runs the program for every number there is when it is installed, and for many calls later.
-fn choice(rules: &[(u32, Code)]) -> Code {
-    let mut code = Code(Vec::new());
-    if rules.len() <= 2 {
-        for (nr, rule) in rules {
-            code.push(BPF_JMP | BPF_JEQ | BPF_K, 0, rule.0.len() as u8, *nr);
-            code.0.extend(&rule.0);
-        }
-        code.answer(ALLOW);
-        return code;
+/// Finds the call's segment by halves: the kernel runs the program for every number there is when it is
+/// installed, and compiles it; and what it is for many calls later.
+fn choice(segments: &[(u32, Code)]) -> Code {
+    if let [(_, code)] = segments {
+        return code.clone();
     }
-    let (below, from) = rules.split_at(rules.len() / 2);
+    let (below, from) = segments.split_at(segments.len() / 2);
     let (first, below) = (from[0].0, choice(below));
-    // a conditional jump is too short for a half
-    code.push(BPF_JMP | BPF_JGE | BPF_K, 0, 1, first);
-    code.push(BPF_JMP | BPF_JA, 0, 0, below.0.len() as u32);
+    let mut code = Code(Vec::with_capacity(256));
+    match u8::try_from(below.0.len()) {
+        Ok(length) => code.push(BPF_JMP | BPF_JGE | BPF_K, length, 0, first),
+        // a conditional jump is too short for that
+        Err(_) => {
+            code.push(BPF_JMP | BPF_JGE | BPF_K, 0, 1, first);
+            code.push(BPF_JMP | BPF_JA, 0, 0, below.0.len() as u32);
+        }
+    }
     code.0.extend(below.0);
     code.0.extend(choice(from).0);
     code
@@ -262,6 +281,7 @@ mod offset {
 }
 
 /// Instructions.
+#[derive(Clone, PartialEq)]
 struct Code(Vec<sock_filter>);
 
 impl Code {
@@ -402,6 +422,12 @@ mod tests {
         }
         assert_eq!(answer(true, CLONE3, &[]), ENOSYS);
         assert_eq!(answer(true, libc::SYS_ioctl, &[0, u64::from(TIOCSTI)]), EPERM);
+    }
+
+    #[test]
+    fn it_is_short() {
+        // the kernel compiles it for every command
+        assert!(program(false).len() <= 240, "{} instructions", program(false).len());
     }
 
     #[test]
