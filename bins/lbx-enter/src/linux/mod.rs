@@ -65,14 +65,8 @@ pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>, g
             }
         };
         let call = Joining { tool, cli, record: &record, directory: &directory, variables: &variables, gate };
-        match call.join(&holder)? {
-            Some(status) => {
-                if let Some(gate) = gate {
-                    gate.tell(status);
-                }
-                return Ok(status);
-            }
-            None => continue,
+        if let Some(status) = call.join(&holder)? {
+            return Ok(status);
         }
     }
     Err(Failure::new(format!("environment '{name}' stops as often as it starts")).into())
@@ -209,7 +203,13 @@ impl Joining<'_> {
                 let outside = streams.into_outside().context("cannot let go of standard streams")?;
                 let ended = relay::relay(outside, report, pid)?;
                 drop(agent);
-                ended.into_status(command.name()).map(Some)
+                let status = ended.into_status(command.name());
+                if let (Some(gate), Ok(status)) = (self.gate, &status) {
+                    gate.tell(*status);
+                }
+                // last: with the process goes its filter, and freeing that takes longer than all the rest
+                relay::reap(pid);
+                status.map(Some)
             }
         }
     }

@@ -14,7 +14,7 @@ use lbx::sys;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, setpgid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcsetpgrp;
@@ -37,7 +37,8 @@ pub(super) fn signals() -> SigSet {
         .collect()
 }
 
-/// Relays for the child `pid` until COMMAND has ended, and leaves the terminal as it was.
+/// Relays for the child `pid` until COMMAND has ended, and leaves the terminal as it was. The child is
+/// still to be [reaped](reap).
 pub(super) fn relay(outside: Outside, report: Report, pid: Pid) -> Result<Ended> {
     let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot take signals")?;
@@ -56,6 +57,11 @@ pub(super) fn relay(outside: Outside, report: Report, pid: Pid) -> Result<Ended>
             }
         }
     }
+}
+
+/// Lets the kernel forget the child `pid`, if that has ended.
+pub(super) fn reap(pid: Pid) {
+    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
 }
 
 struct Relay {
@@ -81,8 +87,9 @@ impl Relay {
                 Word::Continue | Word::Signal(_) => {}
             }
         }
-        let Some(ended) = waitpid(self.pid, Some(WaitPidFlag::WNOHANG))
-            .map_or(Some(Ended::Signaled(Signal::SIGKILL as u8)), Ended::from_wait)
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let Some(ended) =
+            waitid(Id::Pid(self.pid), look).map_or(Some(Ended::Signaled(Signal::SIGKILL as u8)), Ended::from_wait)
         else {
             return self.given_up();
         };
