@@ -66,17 +66,32 @@ pub fn set_variable(name: &std::ffi::OsStr, value: &std::ffi::OsStr) {
     unsafe { std::env::set_var(name, value) }
 }
 
-/// Lets others that wake up go first (`SCHED_BATCH`, sched(7)), or makes it an ordinary process again.
-/// musl's function does nothing.
+/// When a process runs (sched(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// As all do (`SCHED_OTHER`).
+    Ordinary,
+    /// After others that wake up (`SCHED_BATCH`).
+    Batch,
+    /// When no other wants to (`SCHED_IDLE`).
+    Idle,
+}
+
+/// Has process `pid`, or this one, run so: `sched_setscheduler(2)`, for which musl's function does nothing.
 ///
 /// # Errors
-/// EPERM where a filter refuses it.
-pub fn run_in_batches(yes: bool) -> io::Result<()> {
-    let policy = if yes { libc::SCHED_BATCH } else { libc::SCHED_OTHER };
-    // struct sched_param of the kernel: a priority, which is 0 for both
+/// EPERM where a filter refuses it; ESRCH when the process has gone.
+pub fn schedule(pid: Option<Pid>, schedule: Schedule) -> io::Result<()> {
+    let policy = match schedule {
+        Schedule::Ordinary => libc::SCHED_OTHER,
+        Schedule::Batch => libc::SCHED_BATCH,
+        Schedule::Idle => libc::SCHED_IDLE,
+    };
+    let pid = pid.map_or(0, Pid::as_raw);
+    // struct sched_param of the kernel: a priority, which is 0 for all of them
     let priority: libc::c_int = 0;
     // SAFETY: the kernel reads the one field, which lives across the call.
-    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) })
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, pid, policy, &raw const priority) })
 }
 
 /// Ends the process at once, without what `exit(3)` runs: for a child of [`clone`], whose

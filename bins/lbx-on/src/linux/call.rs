@@ -289,7 +289,7 @@ impl Far {
         far.sink = call.stdin.then(|| Sink::new(spare.stdin)).transpose()?;
         far.source(spare.stdout, Stream::Stdout, false)?;
         far.source(spare.stderr, Stream::Stderr, false)?;
-        far.pid = Pid::from_raw(spare.child.id() as i32);
+        far.pid = spare.pid;
         (far.agent, far.gate) = (agent, Some(spare.gate));
         Ok(far)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail, status};
-use lbx::sys::Disposition;
+use lbx::sys::{Disposition, Schedule};
 use lbx::{step, sys};
 use nix::sys::signal::Signal;
 use rustix::pipe::PipeFlags;
@@ -63,7 +63,7 @@ fn listens() -> bool {
 /// waits for it to be made.
 fn answer_all() -> Result<u8> {
     // a connection that comes is served before the next process is made
-    let _ = sys::run_in_batches(true);
+    let _ = sys::schedule(None, Schedule::Batch);
     // nobody asks how they ended
     sys::dispose(Signal::SIGCHLD, Disposition::Ignore).context("cannot set up signals")?;
     loop {
@@ -81,7 +81,7 @@ fn answer_all() -> Result<u8> {
         }
         // newer tools have come over one of the connections
         if tools::entry().is_some_and(|entry| Some(entry) != tools::own()) {
-            let _ = sys::run_in_batches(false);
+            let _ = sys::schedule(None, Schedule::Ordinary);
             sys::dispose(Signal::SIGCHLD, Disposition::Default).context("cannot set up signals")?;
             let mut command = Command::new(tools::ENTRY);
             command.arg("--serve");
@@ -92,7 +92,7 @@ fn answer_all() -> Result<u8> {
 
 /// Waits for a connection, tells `parent` by a byte to `take` that it is taken, and serves it.
 fn answer_one(parent: Pid, take: OwnedFd) -> Result<u8> {
-    let _ = sys::run_in_batches(false);
+    let _ = sys::schedule(None, Schedule::Ordinary);
     sys::dispose(Signal::SIGCHLD, Disposition::Default).context("cannot set up signals")?;
     // who waits for a connection ends with the service; who serves one does not
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))

@@ -7,9 +7,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::Command;
 
+use lbx::failure::status;
 use lbx::step;
+use lbx::sys::{self, Schedule};
+use nix::unistd::{Pid, setpgid};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,7 +21,7 @@ use super::tools;
 
 /// The process, and our ends of what it has.
 pub(super) struct Spare {
-    pub(super) child: Child,
+    pub(super) pid: Pid,
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -26,7 +29,8 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Starts one of this program's own version, if that can be; nothing depends on it.
+    /// Starts one of this program's own version, if that can be; nothing depends on it. It gets ready when
+    /// nobody else has anything to do: the call before it, mostly.
     pub(super) fn start() -> Option<Spare> {
         let program = tools::beside_own("lbx-enter")?;
         let start = || -> io::Result<Spare> {
@@ -37,8 +41,15 @@ impl Spare {
             let mut command = Command::new(program);
             command.env_clear().env(step::GATE, inner.as_raw_fd().to_string());
             command.stdin(in_read).stdout(out_write).stderr(err_write).process_group(0);
-            let child = command.spawn()?;
-            Ok(Spare { child, stdin, stdout, stderr, gate })
+            let Some(pid) = sys::fork()? else {
+                let _ = sys::schedule(None, Schedule::Idle);
+                let error = command.exec();
+                lbx::failure::say(&format!("{}: cannot run lbx-enter: {error}\n", crate::TOOL.name));
+                sys::exit_now(status::TOOL_FAILED)
+            };
+            // both sides, so that it holds whoever is first
+            let _ = setpgid(pid, pid);
+            Ok(Spare { pid, stdin, stdout, stderr, gate })
         };
         start().ok()
     }
@@ -59,6 +70,7 @@ impl Spare {
         }
         let length = (call.len() - 4) as u32;
         call[..4].copy_from_slice(&length.to_be_bytes());
+        sys::schedule(Some(self.pid), Schedule::Ordinary)?;
         File::from(self.gate.try_clone()?).write_all(&call)
     }
 }
