@@ -152,13 +152,27 @@ lbx-ls|--help|flag|Print help
 lbx-ls|-V|flag|Print version
 lbx-ls|--version|flag|Print version
 lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
-lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
 lbx-on|@*|@none|The words behind it
 lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
 lbx-on|-h|flag|Print help
 lbx-on|--help|flag|Print help
 lbx-on|-V|flag|Print version
 lbx-on|--version|flag|Print version
+lbx-probe|--list|flag|Print each attack: its name, what it tries, the CVE or feature of the kernel
+lbx-probe|--json|flag|Print JSON lines
+lbx-probe|-0|flag|Operands on standard input end with NUL, not newline
+lbx-probe|--null|flag|Operands on standard input end with NUL, not newline
+lbx-probe|@*|@env|Names or paths of environments; \'-\' reads them from standard input
+lbx-probe|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-probe|-q|flag|Print errors only
+lbx-probe|--quiet|flag|Print errors only
+lbx-probe|-v|flag|Say on stderr what is done
+lbx-probe|--verbose|flag|Say on stderr what is done
+lbx-probe|-h|flag|Print help
+lbx-probe|--help|flag|Print help
+lbx-probe|-V|flag|Print version
+lbx-probe|--version|flag|Print version
 lbx-vm|start|verb|Start the VM, created where there is none, and put the guest tools there
 lbx-vm start|--existing|flag|Fail where there is no VM yet
 lbx-vm start|--template|@file|YAML file of Lima that is laid over the built-in template
@@ -300,6 +314,7 @@ llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
 llima-box|enter|tool|Runs one command inside an environment
 llima-box|ls|tool|Prints one JSON line per environment
 llima-box|on|tool|Runs one tool at another place
+llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
 llima-box|vm|tool|Ensures the VM: created, running, guest tools in place'
 
 # Prints the kind of word $argv[2] in context $argv[1].
@@ -432,6 +447,6 @@ function __lbx_complete
     end
 end
 
-for tool in lbx-name lbx-env lbx-enter lbx-ls llima-box
+for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-probe llima-box
     complete -c $tool -f -a '(__lbx_complete)'
 end

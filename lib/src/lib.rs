@@ -5,6 +5,9 @@
 //! wraps ([`sys`]), the step to another place or to root ([`step`]), and what passes to an ssh agent
 //! ([`agent`]). Everything else belongs to one tool.
 
+#[cfg(all(feature = "broken", not(debug_assertions)))]
+compile_error!("tools that are broken on purpose are for tests: no release build has them");
+
 pub mod agent;
 pub mod caller;
 pub mod cli;

@@ -260,6 +260,9 @@ pub fn duplicate(from: i32, to: i32) -> io::Result<()> {
 /// # Errors
 /// EPERM without CAP_SETPCAP.
 pub fn drop_bounding_set() -> io::Result<()> {
+    if cfg!(feature = "broken-capabilities") {
+        return keep_capabilities();
+    }
     for capability in 0..=63 {
         // SAFETY: changes a set of this thread alone.
         match check(libc::c_long::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })) {
@@ -268,6 +271,18 @@ pub fn drop_bounding_set() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Keeps what the process may over a change of uid and over exec: what no build for use does.
+fn keep_capabilities() -> io::Result<()> {
+    use rustix::thread::{
+        CapabilitiesSecureBits, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+        set_capabilities_secure_bits,
+    };
+    let sets = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { inheritable: sets.permitted, ..sets })?;
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    sets.permitted.iter().try_for_each(|capability| Ok(configure_capability_in_ambient_set(capability, true)?))
 }
 
 /// Empties the ambient, permitted, effective and inheritable sets: `capset(2)`.
@@ -290,12 +305,17 @@ fn drop_capabilities() -> io::Result<()> {
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
     use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    set_thread_groups(&[])?;
+    let groups: &[Gid] = if cfg!(feature = "broken-groups") { &[Gid::ROOT] } else { &[] };
+    set_thread_groups(groups)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)?;
-    drop_capabilities()?;
-    set_no_new_privs(true)?;
+    if !cfg!(feature = "broken-capabilities") {
+        drop_capabilities()?;
+    }
+    if !cfg!(feature = "broken-no-new-privs") {
+        set_no_new_privs(true)?;
+    }
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 

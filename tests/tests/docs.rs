@@ -8,12 +8,13 @@ use lbx::record::{Options, Origin, Owner, Ownership};
 use lbx::{Name, Record};
 use lbx_tests::{Place, docs, installed, only_at, repository};
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "man/lbx-name.1",
     "man/lbx-env.1",
     "man/lbx-enter.1",
     "man/lbx-ls.1",
     "man/lbx-on.1",
+    "man/lbx-probe.1",
     "man/lbx-vm.1",
     "man/llima-box.1",
     "man/lbx-record.5",

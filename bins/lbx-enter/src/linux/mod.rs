@@ -48,6 +48,9 @@ const TRIES: u32 = 5;
 pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>, gate: Option<&Gate>) -> Result<u8> {
     sys::close_on_exec_from(3).context("cannot close inherited descriptors")?;
     look_at_streams()?;
+    if cfg!(feature = "broken-descriptors") {
+        std::mem::forget(rustix::fs::open("/", OFlags::RDONLY, Mode::empty()));
+    }
     let record = record::open(&cli.env)?;
     let name = record.name.clone();
     record.require_caller(Caller::current())?;
@@ -244,11 +247,13 @@ impl Joining<'_> {
         tell: &Tell,
     ) -> Result<Infallible, Failed> {
         let failed = |stage: &'static str| move |e: io::Error| Failed::new(stage, &e);
-        // from inside the cgroup alone: where cgroups are delegated to namespaces (nsdelegate), nothing is
-        // cloned into one from outside
-        move_into_thread_name_spaces(holder.pidfd.as_fd(), ThreadNameSpaceType::CONTROL_GROUP)
-            .map_err(io::Error::from)
-            .map_err(failed("cannot join the cgroup namespace"))?;
+        if !cfg!(feature = "broken-cgroup") {
+            // from inside the cgroup alone: where cgroups are delegated to namespaces (nsdelegate), nothing
+            // is cloned into one from outside
+            move_into_thread_name_spaces(holder.pidfd.as_fd(), ThreadNameSpaceType::CONTROL_GROUP)
+                .map_err(io::Error::from)
+                .map_err(failed("cannot join the cgroup namespace"))?;
+        }
         rustix::process::setsid().map_err(io::Error::from).map_err(failed("cannot make a session"))?;
         let is_monitor = streams.take_terminal().map_err(failed("cannot take the terminal"))?;
         confine(self.record).map_err(failed("cannot confine the command"))?;
@@ -290,22 +295,41 @@ fn namespaces(record: &Record) -> ThreadNameSpaceType {
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
-    if record.options.net == Net::None {
+    if record.options.net == Net::None && !cfg!(feature = "broken-network") {
         namespaces |= ThreadNameSpaceType::NETWORK;
+    }
+    if cfg!(feature = "broken-ipc") {
+        namespaces -= ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION;
+    }
+    if cfg!(feature = "broken-host-name") {
+        namespaces -= ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
     }
     namespaces
 }
 
 /// Gives up everything that an environment's process does not have. The order is this module's.
 fn confine(record: &Record) -> io::Result<()> {
-    // where the cgroup does not count them
-    limit(Resource::Nproc, cgroup::PROCESSES)?;
-    // 1, not 0: a core pattern that is a pipe ignores 0 (core(5))
-    limit(Resource::Core, 1)?;
-    sys::new_session_keyring()?;
+    if !cfg!(feature = "broken-limits") {
+        // where the cgroup does not count them
+        limit(Resource::Nproc, cgroup::PROCESSES)?;
+        // 1, not 0: a core pattern that is a pipe ignores 0 (core(5))
+        limit(Resource::Core, 1)?;
+    }
+    if !cfg!(feature = "broken-keyring") {
+        sys::new_session_keyring()?;
+    }
     sys::drop_bounding_set()?;
+    let program = filter::program(record.options.nest);
+    if cfg!(feature = "broken-no-new-privs") {
+        // root alone needs none for a filter
+        sys::install_filter(&program)?;
+        return sys::become_user(record.uid, record.gid);
+    }
     sys::become_user(record.uid, record.gid)?;
-    sys::install_filter(&filter::program(record.options.nest))
+    if cfg!(feature = "broken-filter") {
+        return Ok(());
+    }
+    sys::install_filter(&program)
 }
 
 /// Lowers a limit; one that is lower already stays where raising it is not allowed.

@@ -50,6 +50,8 @@ pub(crate) fn start(record: &Record) -> Result<Vec<String>> {
     let steps = plan::plan(record, &machine());
     let run = holder::dir(&record.name);
     store::make_dir(&run, 0o755)?;
+    // the mounts and the holder would keep that of whoever calls
+    sys::new_session_keyring().context("cannot make a session keyring")?;
     let started = view::gather(record, &steps, &passwd).and_then(|materials| {
         let warnings = materials.warnings.clone();
         let lock = make_lock(&record.name, holder_id)?;
@@ -262,8 +264,6 @@ fn is_anyone_here() -> bool {
 
 fn drop_privilege(holder_id: u32) -> io::Result<()> {
     ending().thread_block()?;
-    // not that of whoever has it start
-    sys::new_session_keyring()?;
     sys::dispose(nix::sys::signal::Signal::SIGCHLD, Disposition::Ignore)?; // the kernel reaps orphans then
     rustix::thread::set_name(c"lbx-holder")?;
     sys::drop_bounding_set()?;

@@ -150,9 +150,17 @@ fn read_only(path: impl Into<PathBuf>) -> Step {
     Step::Bind { source: Source::System(path.clone()), path, access: Access::ReadOnly, mapped: false }
 }
 
+fn device(path: impl Into<PathBuf>) -> Step {
+    let path = path.into();
+    Step::Bind { source: Source::System(path.clone()), path, access: Access::Device, mapped: false }
+}
+
 /// The system's own files, read-only.
 fn system(machine: &Machine, steps: &mut Vec<Step>) {
     steps.push(read_only("/usr"));
+    if cfg!(feature = "broken-mounts") {
+        steps.push(read_only("/srv"));
+    }
     for (path, target) in &machine.top {
         steps.push(match target {
             Some(target) => link(path, target),
@@ -169,17 +177,19 @@ fn system(machine: &Machine, steps: &mut Vec<Step>) {
 
 /// /dev, /proc and /sys.
 fn kernel(record: &Record, machine: &Machine, steps: &mut Vec<Step>) {
-    for name in DEVICES {
-        let path = Path::new("/dev").join(name);
-        steps.push(Step::Bind { source: Source::System(path.clone()), path, access: Access::Device, mapped: false });
+    for name in DEVICES.iter().chain(cfg!(feature = "broken-devices").then_some(&"kmsg")) {
+        steps.push(device(Path::new("/dev").join(name)));
     }
     for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
         steps.push(link(Path::new("/dev").join(name), format!("/proc/self/fd{target}")));
     }
-    steps.extend([Step::Terminals, link("/dev/ptmx", "pts/ptmx"), Step::Proc]);
+    let terminals = if cfg!(feature = "broken-terminals") { device("/dev/pts") } else { Step::Terminals };
+    steps.extend([terminals, link("/dev/ptmx", "pts/ptmx"), Step::Proc]);
     if !record.options.nest {
         steps.push(Step::Close { path: "/proc/sys".into() });
-        steps.extend(PROC_MASKED.iter().map(|path| Step::Mask { path: path.into() }));
+        if !cfg!(feature = "broken-masks") {
+            steps.extend(PROC_MASKED.iter().map(|path| Step::Mask { path: path.into() }));
+        }
     }
     steps.push(Step::Sys);
     if machine.cgroups {
@@ -199,6 +209,9 @@ fn scratch(record: &Record, steps: &mut Vec<Step>) {
     ]);
     for path in ["/run", "/tmp", "/var/tmp", "/dev/shm"] {
         steps.push(Step::Writable { path: path.into() });
+    }
+    if cfg!(feature = "broken-scratch") {
+        steps.push(read_only("/tmp"));
     }
     steps.extend([directory("/run/lock", 0o1777), directory("/run/user", 0o755)]);
     let runtime = Path::new("/run/user").join(record.uid.to_string());

@@ -28,8 +28,10 @@ use super::plan::{Access, Source, Step, Whose};
 use super::project::{self, Opened};
 use super::{etc, home, mounts};
 
+const NOSUID: u64 = if cfg!(feature = "broken-nosuid") { 0 } else { libc::MOUNT_ATTR_NOSUID };
+const NODEV: u64 = if cfg!(feature = "broken-nodev") { 0 } else { libc::MOUNT_ATTR_NODEV };
 /// Restrictions of every mount but devices.
-const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const CONFINED: u64 = NOSUID | NODEV;
 /// A quarter of memory and a million inodes for all that is private.
 const TMPFS: [(&str, &str); 3] = [("size", "25%"), ("nr_inodes", "1000000"), ("mode", "0755")];
 const WALK: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -78,6 +80,7 @@ impl Gathering<'_> {
             _ => vec![(PathBuf::new(), project::copy(opened.fd.as_fd(), true).with_context(show)?)],
         };
         let set = match access {
+            Access::ReadOnly if cfg!(feature = "broken-read-only") => CONFINED,
             Access::ReadOnly => CONFINED | libc::MOUNT_ATTR_RDONLY,
             Access::ReadWrite => CONFINED,
             Access::Device => libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
@@ -286,7 +289,8 @@ impl Building<'_> {
             Step::Etc => Ok(()),
             Step::Proc => self.mount("proc", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC) as u32, "/proc"),
             Step::Sys => {
-                self.mount("sysfs", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY) as u32, "/sys")
+                let read_only = if cfg!(feature = "broken-sys") { 0 } else { libc::MOUNT_ATTR_RDONLY };
+                self.mount("sysfs", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC | read_only) as u32, "/sys")
             }
             Step::Cgroup => self.mount(
                 "cgroup2",
