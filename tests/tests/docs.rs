@@ -203,12 +203,38 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn what_the_readme_names_is_there() {
-    for page in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+    for page in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"] {
         let text = read(page);
         for path in links(&text).chain(named(&text)) {
             let pattern = path.contains(['*', '…']);
             assert!(pattern || repository().join(path).exists(), "{page} names {path}");
         }
+    }
+}
+
+/// What stands in code in the last column of the table in `text`.
+fn evidence(text: &str) -> Vec<&str> {
+    let rows = text.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+    rows.skip(1).filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()).flat_map(coded).collect()
+}
+
+fn coded(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn what_keeps_an_attack_off_is_seen_by_attacks_and_tests_that_exist() {
+    let page = read("SECURITY.md");
+    let listed = run(Command::new(lbx_tests::tool_file("lbx-probe")).arg("--list"));
+    let attacks: Vec<&str> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
+    let files = ["tests/tests", "tests/tests/vm"].map(|dir| std::fs::read_dir(repository().join(dir)).unwrap());
+    let files = files.into_iter().flatten().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let tests: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let evidence = evidence(&page);
+    assert!(evidence.len() > 50, "{evidence:?}");
+    for name in evidence {
+        let is_test = tests.contains(&format!("\nfn {name}() {{"));
+        assert!(is_test || attacks.contains(&name), "SECURITY.md names {name}");
     }
 }
 
