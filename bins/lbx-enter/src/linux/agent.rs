@@ -17,13 +17,13 @@ use lbx::caller::Caller;
 use lbx::failure::Tool;
 use lbx::step;
 use lbx::sys;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Gid, PidfdFlags, Uid, getpid, pidfd_open};
+use rustix::process::{Gid, Pid, PidfdFlags, Uid, getpid, pidfd_open};
 
 use super::place;
 
@@ -32,13 +32,23 @@ const DIRECTORY: &str = "/run/lbx";
 /// Connections at once: an agent inside cannot use up the caller's processes.
 const CONNECTIONS: usize = 32;
 
+/// How long the end of the relay is waited for.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// The process that asks the caller's agent; it waits for a socket to answer at.
 #[derive(Debug)]
-pub(super) struct Relay(OwnedFd);
+pub(super) struct Relay {
+    channel: OwnedFd,
+    process: OwnedFd,
+}
 
-/// A socket inside; it goes when this is dropped.
+/// A socket inside. When this is dropped it goes, and nobody answers any more, be it whom a link led
+/// there, or who has been connected all the time.
 #[derive(Debug)]
-pub(super) struct Socket(PathBuf);
+pub(super) struct Socket {
+    path: PathBuf,
+    relay: Relay,
+}
 
 /// Starts the relay, before the environment is joined: it stays outside. `None`: the caller has no
 /// agent.
@@ -58,7 +68,11 @@ pub(super) fn relay(tool: Tool, quiet: bool) -> Result<Option<Relay>> {
             let served = become_caller(caller).and_then(|()| serve(&far, &parent, Path::new(&agent)));
             sys::exit_now(if served.is_ok() { 0 } else { 1 })
         }
-        Some(_) => Ok(Some(Relay(near))),
+        Some(pid) => {
+            let pid = Pid::from_raw(pid.as_raw()).context("a process has a number")?;
+            let process = pidfd_open(pid, PidfdFlags::empty()).context("cannot open a process")?;
+            Ok(Some(Relay { channel: near, process }))
+        }
     }
 }
 
@@ -95,34 +109,40 @@ impl Relay {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [listener.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.0, &[IoSlice::new(b"l")], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(Socket(path))
+        sendmsg(&self.channel, &[IoSlice::new(b"l")], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(Socket { path, relay: self })
     }
 }
 
 impl Socket {
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.path);
+        let _ = rustix::net::shutdown(&self.relay.channel, Shutdown::Both);
+        let _ = poll(&mut [PollFd::new(&self.relay.process, PollFlags::IN)], Some(&PATIENCE));
     }
 }
 
-/// Answers at the socket that comes over `channel`, for as long as `parent` lives.
+/// Answers at the socket that comes over `channel`, for as long as that is open and `parent` lives.
 fn serve(channel: &OwnedFd, parent: &OwnedFd, agent: &Path) -> io::Result<()> {
     static CONNECTED: AtomicUsize = AtomicUsize::new(0);
     let listener = receive_listener(channel)?;
     loop {
-        let mut fds = [PollFd::new(&listener, PollFlags::IN), PollFd::new(parent, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&listener, PollFlags::IN),
+            PollFd::new(parent, PollFlags::IN),
+            PollFd::new(channel, PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result?,
         };
-        if !fds[1].revents().is_empty() {
+        if fds[1..].iter().any(|fd| !fd.revents().is_empty()) {
             return Ok(());
         }
         let Ok((client, _)) = listener.accept() else {
