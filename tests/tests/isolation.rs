@@ -349,6 +349,10 @@ fn the_filter_answers_as_documented() {
                 "socket-raw",
             ],
         ),
+        (
+            "EPROTONOSUPPORT",
+            &["socket-inet-raw", "socket-udplite", "socket-udplite-high", "socket-sctp", "socket-dccp"],
+        ),
         ("ENOSYS", &["clone3", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register"]),
         (
             "ok",
@@ -359,6 +363,7 @@ fn the_filter_answers_as_documented() {
                 "socket-unix",
                 "socket-inet",
                 "socket-inet6",
+                "socket-udp",
                 "socket-netlink-route",
                 "socketpair-unix",
             ],
@@ -393,6 +398,7 @@ fn the_filter_answers_as_documented() {
         "socket-netlink-uevent",
         "socket-netlink-audit",
         "socket-packet",
+        "socket-inet-packet",
         "socket-vsock",
         "socket-vsock-high",
         "socket-alg",
@@ -692,6 +698,10 @@ fn user_namespaces_are_opt_in() {
         "userfaultfd",
         "file-capability",
         "socket-packet",
+        "socket-inet-packet",
+        "socket-inet-packet-high",
+        "socket-inet-raw",
+        "socket-udplite",
         "socket-vsock",
         "socket-netlink-generic",
         "io_uring_setup",
@@ -703,7 +713,8 @@ fn user_namespaces_are_opt_in() {
     for words in [words.to_vec(), [&root[..], &words[..]].concat()] {
         for line in text(nest.enter(words).assert().success()).lines() {
             let (_, answer) = line.split_once(' ').unwrap();
-            assert!(["EPERM", "EACCES", "EAFNOSUPPORT", "ENOSYS", "EOPNOTSUPP"].contains(&answer), "{line}");
+            let refusals = ["EPERM", "EACCES", "EAFNOSUPPORT", "ENOSYS", "EOPNOTSUPP", "EPROTONOSUPPORT"];
+            assert!(refusals.contains(&answer), "{line}");
         }
     }
     // what covers or is read-only stays so

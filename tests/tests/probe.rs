@@ -21,7 +21,10 @@ const BROKEN: &[(&str, &[&str])] = &[
     ("broken-cgroup", &["namespace-cgroup", "cgroup-path"]),
     ("broken-descriptors", &["descriptors", "descriptors-lead-out"]),
     ("broken-devices", &["dev-contents"]),
-    ("broken-filter", &["seccomp", "chmod-setuid", "clone3", "openat2", "clock", "socket-netlink", "key-add"]),
+    (
+        "broken-filter",
+        &["seccomp", "chmod-setuid", "clone3", "openat2", "clock", "socket-netlink", "socket-udplite", "key-add"],
+    ),
     ("broken-groups", &["groups"]),
     ("broken-host-name", &["host-name", "namespace-uts"]),
     ("broken-ipc", &["namespace-ipc", "sysv-shm", "sysv-sem", "sysv-msg", "sysv-list", "sysv-by-index", "posix-queue"]),

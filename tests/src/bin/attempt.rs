@@ -37,6 +37,9 @@ const KEYCTL_JOIN_SESSION_KEYRING: c_long = 1;
 const KEYCTL_GET_KEYRING_ID: c_long = 0;
 const UFFD_USER_MODE_ONLY: c_long = 1;
 const SYS_FCHMODAT2: c_long = 452;
+/// linux/net.h; the libc crate has not the one, and calls the other deprecated.
+const SOCK_DCCP: i32 = 6;
+const SOCK_PACKET: i32 = 10;
 const PERF_COUNT_SW_DUMMY: u64 = 9;
 
 const ATTEMPTS: &[Attempt] = &[
@@ -151,6 +154,14 @@ const ATTEMPTS: &[Attempt] = &[
     ("socket-netlink-uevent", || socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_KOBJECT_UEVENT)),
     ("socket-netlink-audit", || socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT)),
     ("socket-packet", || socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
+    ("socket-inet-packet", || socket(libc::AF_INET, SOCK_PACKET, 0)),
+    ("socket-inet-packet-high", || call!(libc::SYS_socket, libc::AF_INET, HIGH | c_long::from(SOCK_PACKET), 0)),
+    ("socket-inet-raw", || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)),
+    ("socket-udp", || socket(libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP)),
+    ("socket-udplite", || socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)),
+    ("socket-udplite-high", || call!(libc::SYS_socket, libc::AF_INET6, libc::SOCK_DGRAM, HIGH | 136)),
+    ("socket-sctp", || socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+    ("socket-dccp", || socket(libc::AF_INET6, SOCK_DCCP, libc::IPPROTO_DCCP)),
     ("socket-raw", || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     ("socket-vsock", || socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
     ("socket-vsock-high", || call!(libc::SYS_socket, HIGH | libc::AF_VSOCK as c_long, libc::SOCK_STREAM, 0)),

@@ -2,7 +2,9 @@
 //! (`seccomp(2)`). It is compiled into instructions here because several answers are wanted, and
 //! because the x32 ABI shares its architecture's number with x86-64.
 
-use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter,
+};
 
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -10,6 +12,7 @@ const EPERM: u32 = refusal(libc::EPERM);
 const ENOSYS: u32 = refusal(libc::ENOSYS);
 const EOPNOTSUPP: u32 = refusal(libc::EOPNOTSUPP);
 const EAFNOSUPPORT: u32 = refusal(libc::EAFNOSUPPORT);
+const EPROTONOSUPPORT: u32 = refusal(libc::EPROTONOSUPPORT);
 
 const fn refusal(errno: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | errno as u32
@@ -127,7 +130,20 @@ const NEWTIME: u32 = 0x80;
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 /// `O_CREAT` or `__O_TMPFILE`: only then does open(2) have a mode.
 const MAKES_FILE: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
-const FAMILIES: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+/// The protocols of IP that programs use; 0 is the usual one of a type. UDP-Lite, DCCP, SCTP and others
+/// would have the kernel load a module that hardly anybody has tried.
+const PROTOCOLS: [i32; 6] = [
+    libc::IPPROTO_IP,
+    libc::IPPROTO_ICMP,
+    libc::IPPROTO_TCP,
+    libc::IPPROTO_UDP,
+    libc::IPPROTO_ICMPV6,
+    libc::IPPROTO_MPTCP,
+];
+/// A socket of AF_INET and this type is one of AF_PACKET.
+const SOCK_PACKET: u32 = 10;
+/// What of a socket's type is not a flag.
+const SOCK_TYPE_MASK: u32 = 0xf;
 
 /// Calls whose argument of that index is a mode.
 const MODES: &[(i64, u32)] = &[
@@ -233,17 +249,26 @@ fn rules(nest: bool) -> Vec<(u32, Code)> {
         code.when(BPF_JEQ, TIOCSTI, EPERM);
         code.when(BPF_JEQ, TIOCLINUX, EPERM);
     });
-    for nr in [libc::SYS_socket, libc::SYS_socketpair] {
-        call(nr, &|code| {
-            code.load(offset::argument(0));
-            for family in FAMILIES {
-                code.when(BPF_JEQ, family as u32, ALLOW);
-            }
-            code.unless(BPF_JEQ, libc::AF_NETLINK as u32, EAFNOSUPPORT);
+    call(libc::SYS_socket, &|code| {
+        code.load(offset::argument(0));
+        code.when(BPF_JEQ, libc::AF_UNIX as u32, ALLOW);
+        code.within(libc::AF_NETLINK as u32, |code| {
             code.load(offset::argument(2));
             code.unless(BPF_JEQ, libc::NETLINK_ROUTE as u32, EAFNOSUPPORT);
+            code.answer(ALLOW);
         });
-    }
+        code.unless_one_of(&[libc::AF_INET, libc::AF_INET6], EAFNOSUPPORT);
+        code.load(offset::argument(1));
+        code.push(BPF_ALU | BPF_AND | BPF_K, 0, 0, SOCK_TYPE_MASK);
+        code.when(BPF_JEQ, SOCK_PACKET, EAFNOSUPPORT);
+        code.load(offset::argument(2));
+        code.unless_one_of(&PROTOCOLS, EPROTONOSUPPORT);
+    });
+    // no other family that is allowed has pairs
+    call(libc::SYS_socketpair, &|code| {
+        code.load(offset::argument(0));
+        code.unless(BPF_JEQ, libc::AF_UNIX as u32, EAFNOSUPPORT);
+    });
     rules
 }
 
@@ -314,6 +339,22 @@ impl Code {
         self.push(BPF_JMP | test | BPF_K, 1, 0, k);
         self.answer(answer);
     }
+
+    /// Answers when it is none of `values`, else goes on.
+    fn unless_one_of(&mut self, values: &[i32], answer: u32) {
+        for (value, behind) in values.iter().zip((1..=values.len() as u8).rev()) {
+            self.push(BPF_JMP | BPF_JEQ | BPF_K, behind, 0, *value as u32);
+        }
+        self.answer(answer);
+    }
+
+    /// When it is `value`, goes on with what `write` writes, which must answer.
+    fn within(&mut self, value: u32, write: impl Fn(&mut Code)) {
+        let mut code = Code(Vec::with_capacity(4));
+        write(&mut code);
+        self.push(BPF_JMP | BPF_JEQ | BPF_K, 0, code.0.len() as u8, value);
+        self.0.extend(code.0);
+    }
 }
 
 #[cfg(test)]
@@ -334,6 +375,10 @@ mod tests {
                         offset::ARCH => arch,
                         k => arguments.get((k as usize - 16) / 8).map_or(0, |a| *a as u32),
                     };
+                    continue;
+                }
+                _ if u32::from(code) == BPF_ALU | BPF_AND | BPF_K => {
+                    value &= k;
                     continue;
                 }
                 BPF_JEQ => value == k,
@@ -380,6 +425,10 @@ mod tests {
             (libc::SYS_socket, &[libc::AF_NETLINK as u64, 3, libc::NETLINK_AUDIT as u64], EAFNOSUPPORT),
             (libc::SYS_socket, &[libc::AF_NETLINK as u64, 3, 0], ALLOW),
             (libc::SYS_socket, &[libc::AF_INET6 as u64, 1, 0], ALLOW),
+            (libc::SYS_socket, &[libc::AF_INET as u64, 10, 0], EAFNOSUPPORT),
+            (libc::SYS_socket, &[libc::AF_INET as u64, 10 | libc::SOCK_CLOEXEC as u64, 6], EAFNOSUPPORT),
+            (libc::SYS_socketpair, &[libc::AF_UNIX as u64, 1, 0], ALLOW),
+            (libc::SYS_socketpair, &[libc::AF_INET as u64, 2, 136], EAFNOSUPPORT),
             (libc::SYS_keyctl, &[], EPERM),
             (libc::SYS_bpf, &[], EPERM),
             (libc::SYS_fanotify_init, &[], EPERM),
@@ -390,6 +439,21 @@ mod tests {
         ] {
             assert_eq!(answer(false, nr, arguments), expected, "call {nr} {arguments:x?}");
         }
+    }
+
+    #[test]
+    fn of_ip_only_what_programs_use_is_allowed() {
+        for (family, nest) in [(libc::AF_INET, false), (libc::AF_INET6, true)] {
+            for protocol in 0..600 {
+                let expected = match protocol {
+                    0 | 1 | 6 | 17 | 58 | 262 => ALLOW,
+                    _ => EPROTONOSUPPORT,
+                };
+                let arguments = [family as u64, libc::SOCK_DGRAM as u64, protocol];
+                assert_eq!(answer(nest, libc::SYS_socket, &arguments), expected, "protocol {protocol}");
+            }
+        }
+        assert_eq!(answer(false, libc::SYS_socket, &[libc::AF_UNIX as u64, 1, 136]), ALLOW);
     }
 
     #[test]

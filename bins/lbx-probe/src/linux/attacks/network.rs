@@ -20,6 +20,9 @@ use crate::linux::raw::call;
 const HIGH: c_long = 0x5a5a_5a5a_0000_0000;
 /// More families than Linux has.
 const FAMILIES: c_int = 50;
+/// linux/net.h; the libc crate has them not, or calls the first deprecated.
+const SOCK_PACKET: c_int = 10;
+const SOCK_DCCP: c_int = 6;
 const LOOPBACK_TRY: Duration = Duration::from_millis(500);
 
 pub(super) const ATTACKS: &[Attack] = &[
@@ -35,7 +38,11 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack("socket-packet", "packet(7), CVE-2020-14386", "reads and forges packets", |_| {
         all_refused(
             "socket AF_PACKET",
-            [("SOCK_RAW", socket(AF_PACKET, SOCK_RAW, 0)), ("SOCK_DGRAM", socket(AF_PACKET, SOCK_DGRAM, 0))],
+            [
+                ("SOCK_RAW", socket(AF_PACKET, SOCK_RAW, 0)),
+                ("SOCK_DGRAM", socket(AF_PACKET, SOCK_DGRAM, 0)),
+                ("AF_INET SOCK_PACKET", socket(AF_INET, SOCK_PACKET, 0)),
+            ],
         )
     }),
     attack("socket-raw", "raw(7), CAP_NET_RAW", "forges packets of IP", |_| {
@@ -46,6 +53,15 @@ pub(super) const ATTACKS: &[Attack] = &[
                 ("AF_INET6", socket(AF_INET6, SOCK_RAW, libc::IPPROTO_ICMPV6)),
             ],
         )
+    }),
+    attack("socket-udplite", "udplite(7)", "uses a protocol of IP that hardly anybody does", |_| {
+        of_ip("UDPLITE", SOCK_DGRAM, libc::IPPROTO_UDPLITE)
+    }),
+    attack("socket-dccp", "AF_INET, CVE-2017-6074", "uses a protocol of IP that hardly anybody does", |_| {
+        of_ip("DCCP", SOCK_DCCP, libc::IPPROTO_DCCP)
+    }),
+    attack("socket-sctp", "sctp(7), CVE-2021-3772", "uses a protocol of IP that hardly anybody does", |_| {
+        of_ip("SCTP", SOCK_STREAM, libc::IPPROTO_SCTP)
     }),
     attack("socket-alg", "AF_ALG, CVE-2019-8912", "uses ciphers of the kernel", |_| {
         refused("socket AF_ALG", socket(AF_ALG, SOCK_SEQPACKET, 0))
@@ -149,6 +165,14 @@ pub(super) const ATTACKS: &[Attack] = &[
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> Called {
     call!(libc::SYS_socket, family, kind, protocol)
+}
+
+/// Nobody needs privilege for it where the kernel has the protocol.
+fn of_ip(name: &str, kind: c_int, protocol: c_int) -> Answer {
+    all_refused(
+        &format!("socket IPPROTO_{name}"),
+        [("AF_INET", socket(AF_INET, kind, protocol)), ("AF_INET6", socket(AF_INET6, kind, protocol))],
+    )
 }
 
 fn shared(tried: &str) -> Answer {
