@@ -316,6 +316,9 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     if !cfg!(feature = "broken-no-new-privs") {
         set_no_new_privs(true)?;
     }
+    if cfg!(feature = "broken-dumpable") {
+        return Ok(set_dumpable_behavior(DumpableBehavior::Dumpable)?);
+    }
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
@@ -332,6 +335,25 @@ pub fn raise_loopback() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the kernel reads the request, which lives across the call.
     check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }))
+}
+
+/// Lets the directory `dir` be changed where it is a read-only subvolume (btrfs(5)), which anybody may
+/// make of what is theirs, and nobody may change: `BTRFS_IOC_SUBVOL_SETFLAGS`.
+///
+/// # Errors
+/// EPERM without privilege.
+pub fn open_subvolume(dir: BorrowedFd<'_>) -> io::Result<()> {
+    /// The inode of every subvolume's top.
+    const TOP: u64 = 256;
+    const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+    // the two sides have one type or another, by libc and architecture
+    let is_btrfs = |kind| u64::try_from(kind).ok() == u64::try_from(libc::BTRFS_SUPER_MAGIC).ok();
+    if rustix::fs::fstat(dir)?.st_ino != TOP || !is_btrfs(rustix::fs::fstatfs(dir)?.f_type) {
+        return Ok(());
+    }
+    let flags = 0u64;
+    // SAFETY: the kernel reads the flags, which live across the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(dir.as_raw_fd(), SUBVOL_SETFLAGS as _, &raw const flags) }))
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -353,6 +353,7 @@ fn the_filter_answers_as_documented() {
             "EPROTONOSUPPORT",
             &["socket-inet-raw", "socket-udplite", "socket-udplite-high", "socket-sctp", "socket-dccp"],
         ),
+        ("ENOPROTOOPT", &["socket-peer-process"]),
         ("ENOSYS", &["clone3", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register"]),
         (
             "ok",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lbx_tests::machine::{list, listed, read, traces, write};
 use lbx_tests::place::on;
-use lbx_tests::{Place, Project, host, only_at, text, tool};
+use lbx_tests::{Place, Project, eventually, host, only_at, text, tool};
 use predicates::str::contains;
 
 fn record_file(name: &str) -> PathBuf {
@@ -201,4 +201,16 @@ fn the_list_is_sorted_and_has_every_field() {
     let containing = |path: &str| list(&["--containing", path]);
     assert_eq!(containing(projects[1].path().join("sub/none").to_str().unwrap()).len(), 1);
     assert!(containing(projects[1].base().to_str().unwrap()).is_empty());
+}
+
+#[test]
+fn the_last_use_is_that_of_the_last_command() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.must("start");
+    let file = format!("/var/lib/llima-box/envs/{name}/last_used");
+    host(&format!("touch -d 2020-01-01 {file}"));
+    let before = project.record()["last_used"].clone();
+    project.sh("true");
+    eventually("the command counts as a use", || project.record()["last_used"] != before);
 }

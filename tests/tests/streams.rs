@@ -492,7 +492,9 @@ fn the_tool_does_not_wait_for_what_the_command_leaves_behind() {
     let status = spawn_enter(&project, &["sh", "-c", "sleep 30 & exit 4"]).stdin(Stdio::null()).status().unwrap();
     assert_eq!(status.code(), Some(4));
     assert!(start.elapsed() < scaled(PROMPT), "it waited");
-    project.sh("kill $(cat /proc/[0-9]*/stat | sed -n 's/ (sleep).*//p')");
+    // it may have still to be executed
+    project
+        .sh("until p=$(cat /proc/[0-9]*/stat | sed -n 's/ (sleep).*//p'); [ -n \"$p\" ]; do sleep 0.1; done; kill $p");
 }
 
 #[test]

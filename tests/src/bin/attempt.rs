@@ -170,6 +170,12 @@ const ATTEMPTS: &[Attempt] = &[
         let pair = [0i32; 2];
         call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, &raw const pair)
     }),
+    ("socket-peer-process", || {
+        // SO_PEERPIDFD
+        let (pair, pidfd, length) = ([0i32; 2], 0i32, 4u32);
+        call!(libc::SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM, 0, &raw const pair);
+        call!(libc::SYS_getsockopt, pair[0], libc::SOL_SOCKET, 77, &raw const pidfd, &raw const length)
+    }),
     // other processes, and the first one
     ("kill-1", || call!(libc::SYS_kill, 1, libc::SIGKILL)),
     ("tgkill-1", || call!(libc::SYS_tgkill, 1, 1, libc::SIGKILL)),

@@ -13,6 +13,7 @@ const ENOSYS: u32 = refusal(libc::ENOSYS);
 const EOPNOTSUPP: u32 = refusal(libc::EOPNOTSUPP);
 const EAFNOSUPPORT: u32 = refusal(libc::EAFNOSUPPORT);
 const EPROTONOSUPPORT: u32 = refusal(libc::EPROTONOSUPPORT);
+const ENOPROTOOPT: u32 = refusal(libc::ENOPROTOOPT);
 
 const fn refusal(errno: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | errno as u32
@@ -71,6 +72,7 @@ const NEVER: &[i64] = &[
     libc::SYS_lookup_dcookie,
     libc::SYS_open_by_handle_at,
     libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
     libc::SYS_quotactl,
     QUOTACTL_FD,
     libc::SYS_reboot,
@@ -130,6 +132,9 @@ const NEWTIME: u32 = 0x80;
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 /// `O_CREAT` or `__O_TMPFILE`: only then does open(2) have a mode.
 const MAKES_FILE: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+/// Options of Linux 6.5 that give a descriptor of the process at a socket's other end: it may be outside,
+/// and of this uid, and then its own descriptors and namespaces can be had by that.
+const PIDFDS: [u32; 2] = [76, 77];
 /// The protocols of IP that programs use; 0 is the usual one of a type. UDP-Lite, DCCP, SCTP and others
 /// would have the kernel load a module that hardly anybody has tried.
 const PROTOCOLS: [i32; 6] = [
@@ -249,6 +254,17 @@ fn rules(nest: bool) -> Vec<(u32, Code)> {
         code.when(BPF_JEQ, TIOCSTI, EPERM);
         code.when(BPF_JEQ, TIOCLINUX, EPERM);
     });
+    // one is set and the other is read; with the same rule, as neighbours, they are one
+    for nr in [libc::SYS_setsockopt, libc::SYS_getsockopt] {
+        call(nr, &|code| {
+            code.load(offset::argument(1));
+            code.unless(BPF_JEQ, libc::SOL_SOCKET as u32, ALLOW);
+            code.load(offset::argument(2));
+            for option in PIDFDS {
+                code.when(BPF_JEQ, option, ENOPROTOOPT);
+            }
+        });
+    }
     call(libc::SYS_socket, &|code| {
         code.load(offset::argument(0));
         code.when(BPF_JEQ, libc::AF_UNIX as u32, ALLOW);
@@ -429,6 +445,11 @@ mod tests {
             (libc::SYS_socket, &[libc::AF_INET as u64, 10 | libc::SOCK_CLOEXEC as u64, 6], EAFNOSUPPORT),
             (libc::SYS_socketpair, &[libc::AF_UNIX as u64, 1, 0], ALLOW),
             (libc::SYS_socketpair, &[libc::AF_INET as u64, 2, 136], EAFNOSUPPORT),
+            (libc::SYS_getsockopt, &[3, libc::SOL_SOCKET as u64, 77], ENOPROTOOPT),
+            (libc::SYS_getsockopt, &[3, libc::SOL_SOCKET as u64, libc::SO_PEERCRED as u64], ALLOW),
+            (libc::SYS_getsockopt, &[3, libc::IPPROTO_TCP as u64, 77], ALLOW),
+            (libc::SYS_setsockopt, &[3, libc::SOL_SOCKET as u64, 76], ENOPROTOOPT),
+            (libc::SYS_pidfd_getfd, &[], EPERM),
             (libc::SYS_keyctl, &[], EPERM),
             (libc::SYS_bpf, &[], EPERM),
             (libc::SYS_fanotify_init, &[], EPERM),

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
@@ -60,5 +60,11 @@ impl Gate {
     /// Tells how COMMAND has ended: this process has still to end, and that takes its time.
     pub(crate) fn tell(&self, status: u8) {
         let _ = rustix::net::send(&self.0, &[status], rustix::net::SendFlags::NOSIGNAL);
+    }
+}
+
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use lbx::sys::{self, Cloned, Disposition};
 use lbx::{Failure, Name, Result, cgroup, step};
 use lbx_enter::Cli;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat, utimensat};
+use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat, futimens};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -43,6 +43,9 @@ use streams::Streams;
 
 /// How often an environment that stops under our hands is started again.
 const TRIES: u32 = 5;
+
+/// From 0, as any process, to 1000, which is killed before all others (proc_pid_oom_score_adj(5)).
+const OOM_SCORE: &str = "500";
 
 /// Runs the command of `cli` and returns its exit status.
 pub(crate) fn run(tool: Tool, cli: &Cli, variables: Vec<(OsString, OsString)>, gate: Option<&Gate>) -> Result<u8> {
@@ -125,12 +128,13 @@ fn start(name: &Name) -> Result<()> {
     Ok(())
 }
 
-/// The last use, for people: never synced, and not worth a failure.
-fn touch(name: &Name) {
+/// The last use, for people: never synced, and not worth a failure. By descriptor: after the join a path
+/// is the environment's.
+fn touch(last_used: &OwnedFd) {
     let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: omit, last_modification: now };
-    let _ = utimensat(CWD, record::last_used_file(name), &times, rustix::fs::AtFlags::empty());
+    let _ = futimens(last_used, &times);
 }
 
 /// Where COMMAND starts.
@@ -164,6 +168,8 @@ impl Joining<'_> {
     fn join(&self, holder: &Holder) -> Result<Option<u8>> {
         let record = self.record;
         let cgroup = cgroup::find(&record.name).context("cannot open the environment's cgroup")?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let last_used = rustix::fs::open(record::last_used_file(&record.name), flags, Mode::empty()).ok();
         let caller_agent = match self.cli.options.agent {
             true => agent::relay(self.tool, self.cli.common.quiet)?,
             false => None,
@@ -200,7 +206,7 @@ impl Joining<'_> {
             Cloned::Parent(pid, _pidfd) => {
                 drop(tell);
                 // nobody waits for this any more
-                touch(&record.name);
+                last_used.iter().for_each(touch);
                 // what is relayed is the agent's: no privilege is needed for it, and none is kept
                 sys::become_user(record.uid, record.gid).context("cannot give up privilege")?;
                 let outside = streams.into_outside().context("cannot let go of standard streams")?;
@@ -256,6 +262,10 @@ impl Joining<'_> {
         }
         rustix::process::setsid().map_err(io::Error::from).map_err(failed("cannot make a session"))?;
         let is_monitor = streams.take_terminal().map_err(failed("cannot take the terminal"))?;
+        if !cfg!(feature = "broken-closing") {
+            let kept = streams.inside().chain([tell.as_fd()]).chain(self.gate.map(AsFd::as_fd));
+            close_but(kept).map_err(failed("cannot close descriptors"))?;
+        }
         confine(self.record).map_err(failed("cannot confine the command"))?;
         if is_monitor {
             relay::monitor(&streams, tell).map_err(failed("cannot start a process"))?;
@@ -281,6 +291,20 @@ impl Joining<'_> {
             (entered, _) => entered,
         }
     }
+}
+
+/// Closes, for good, every descriptor from 3 on that is not `kept`. Exec does so too late: the directory
+/// and COMMAND are looked up before, perhaps by a link to `/proc/self/fd/3/..` that lies in the project
+/// (CVE-2024-21626).
+fn close_but<'fd>(kept: impl Iterator<Item = BorrowedFd<'fd>>) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept.map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        sys::close_between(first, fd - 1)?;
+        first = fd + 1;
+    }
+    sys::close_between(first, u32::MAX)
 }
 
 fn enter(path: &Path) -> io::Result<()> {
@@ -315,6 +339,8 @@ fn confine(record: &Record) -> io::Result<()> {
         // 1, not 0: a core pattern that is a pipe ignores 0 (core(5))
         limit(Resource::Core, 1)?;
     }
+    // what an agent runs goes first where memory runs out; without privilege it cannot lower that again
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     if !cfg!(feature = "broken-keyring") {
         sys::new_session_keyring()?;
     }

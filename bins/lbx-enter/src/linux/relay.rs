@@ -43,7 +43,8 @@ pub(super) fn relay(outside: Outside, report: Report, pid: Pid) -> Result<Ended>
     let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot take signals")?;
     let has_monitor = outside.terminal.is_some();
-    let mut relay = Relay { outside, report, pid, has_monitor, typed: Vec::new(), hung_up: None, terms: 0 };
+    let mut relay =
+        Relay { outside, report, pid, has_monitor, typed: Vec::new(), hung_up: None, terms: 0, unsent: Vec::new() };
     relay.raw();
     loop {
         if let Some(ended) = relay.ended() {
@@ -51,6 +52,7 @@ pub(super) fn relay(outside: Outside, report: Report, pid: Pid) -> Result<Ended>
             return Ok(ended);
         }
         relay.wait(&signals).context("cannot wait for the command")?;
+        std::mem::take(&mut relay.unsent).into_iter().for_each(|signal| relay.signal(signal));
         while let Ok(Some(info)) = signals.read_signal() {
             if let Ok(signal) = Signal::try_from(info.ssi_signo as i32) {
                 relay.take_signal(signal);
@@ -75,6 +77,8 @@ struct Relay {
     hung_up: Option<Instant>,
     /// How often SIGTERM has come.
     terms: u32,
+    /// Signals that the child may not be sent yet.
+    unsent: Vec<Signal>,
 }
 
 impl Relay {
@@ -87,10 +91,14 @@ impl Relay {
                 Word::Continue | Word::Signal(_) => {}
             }
         }
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let Some(ended) =
-            waitid(Id::Pid(self.pid), look).map_or(Some(Ended::Signaled(Signal::SIGKILL as u8)), Ended::from_wait)
-        else {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(self.pid), look);
+        let Some(ended) = status.map_or(Some(Ended::Signaled(Signal::SIGKILL as u8)), Ended::from_wait) else {
+            // the monitor, or what has still to become COMMAND: only another process inside stops these
+            let is_ours = self.has_monitor || self.report.open_socket().is_some();
+            if is_ours && matches!(status, Ok(WaitStatus::Stopped(..))) {
+                let _ = kill(self.pid, Signal::SIGCONT);
+            }
             return self.given_up();
         };
         // a failure that was told just before
@@ -134,7 +142,10 @@ impl Relay {
         // nothing tells that the job was brought to the foreground while it ran
         let in_background = self.outside.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
         let look_again = in_background || self.hung_up.is_some();
-        let limit = look_again.then_some(Timespec { tv_sec: 0, tv_nsec: 200_000_000 });
+        let limit = match self.unsent.is_empty() {
+            true => look_again.then_some(Timespec { tv_sec: 0, tv_nsec: 200_000_000 }),
+            false => Some(Timespec { tv_sec: 0, tv_nsec: 2_000_000 }),
+        };
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -218,12 +229,22 @@ impl Relay {
     }
 
     /// Passes `signal` to COMMAND and what it started in its process group.
-    fn signal(&self, signal: Signal) {
+    fn signal(&mut self, signal: Signal) {
         if self.has_monitor {
             self.report.say(&Word::Signal(signal as i32));
-        } else if killpg(self.pid, signal) == Err(Errno::ESRCH) {
+            return;
+        }
+        let send = |signal| match killpg(self.pid, signal) {
             // it has no session yet: then the signal waits for exec
-            let _ = kill(self.pid, signal);
+            Err(Errno::ESRCH) => kill(self.pid, signal),
+            sent => sent,
+        };
+        match send(signal) {
+            // it is still root's, and this process no more
+            Err(Errno::EPERM) => self.unsent.push(signal),
+            // one that is stopped takes it only then; timeout(1) does so, too
+            _ if matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) => drop(send(Signal::SIGCONT)),
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! one; else a relayed pipe does. What is no terminal passes untouched.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lbx::sys;
 use rustix::fs::{Mode, OFlags, fcntl_setfl};
@@ -92,6 +92,11 @@ impl Streams {
             }
         }
         Ok(self.outside)
+    }
+
+    /// What is to lie inside and is the caller's nowhere.
+    pub(super) fn inside(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.inside.iter().flatten().map(AsFd::as_fd)
     }
 
     /// The pty's inner end.

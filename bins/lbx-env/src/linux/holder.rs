@@ -123,7 +123,8 @@ fn make_cgroup(name: &Name) -> Result<Option<OwnedFd>> {
                     Some(libc::EINVAL | libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP | libc::EACCES | libc::EROFS)
                 )
             {
-                return Err(io::Error::new(e.kind(), format!("{of}: {e}")));
+                // whoever tries again goes by the number
+                return Err(if cgroup::is_gone(&e) { e } else { io::Error::new(e.kind(), format!("{of}: {e}")) });
             }
         }
         let own = make_group(&parent, name.as_str())?;
