@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use lbx::{Failure, Name, Result};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Uid, chownat, fchown, fstat, mkdirat, openat, readlinkat,
-    renameat, renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chownat, fchown, fstat, mkdirat, openat,
+    openat2, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -20,6 +20,9 @@ use super::accounts::Ids;
 const HOMES: &str = "/home";
 const SKELETON: &str = "/etc/skel";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// As many names as are read at once: of a directory that is read again for each that is removed, few.
+const MANY: usize = 4096;
+const FEW: usize = 64;
 /// `npm install -g` then writes below the home, where PATH looks first.
 const NPMRC: &str = "prefix=${HOME}/.local\n";
 /// Without one, zsh asks a newcomer about its set-up.
@@ -98,7 +101,7 @@ fn write_new(dir: BorrowedFd<'_>, name: &OsStr, text: &[u8], mode: u32, ids: Ids
 
 /// Copies the files, directories and links of `from`, which is root's.
 fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, ids: Ids) -> io::Result<()> {
-    for name in entries(from)? {
+    for name in entries(from, usize::MAX)? {
         let stat = statat(from, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW)?;
         let mode = Mode::from_raw_mode(stat.st_mode & 0o777);
         match FileType::from_raw_mode(stat.st_mode) {
@@ -157,10 +160,9 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, path: &Path, progress: &mut dy
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         top => top?,
     };
-    let device = fstat(&top)?.st_dev;
     let mut moved: u64 = 0;
     loop {
-        let names = entries(top.as_fd())?;
+        let names = entries(top.as_fd(), MANY)?;
         if names.is_empty() {
             break;
         }
@@ -169,19 +171,19 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, path: &Path, progress: &mut dy
             if remove_leaf(top.as_fd(), &name)? {
                 continue;
             }
-            let dir = open_dir(top.as_fd(), &name)?;
-            if fstat(&dir)?.st_dev != device {
-                return Err(io::Error::other(format!("'{}' is a mount", name.display())));
-            }
+            let dir = open_below(top.as_fd(), &name)?;
             loop {
-                let below = entries(dir.as_fd())?;
+                let below = entries(dir.as_fd(), MANY)?;
                 if below.is_empty() {
                     break;
                 }
                 for name in below {
                     progress();
-                    if !remove_leaf(dir.as_fd(), &name)? {
-                        move_up(dir.as_fd(), &name, top.as_fd(), &mut moved)?;
+                    // a subvolume, a project ID or a full disk keeps it where it is
+                    if !remove_leaf(dir.as_fd(), &name)?
+                        && move_up(dir.as_fd(), &name, top.as_fd(), &mut moved).is_err()
+                    {
+                        remove_in_place(open_below(dir.as_fd(), &name)?, progress)?;
                     }
                 }
             }
@@ -189,6 +191,37 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, path: &Path, progress: &mut dy
         }
     }
     Ok(unlinkat(parent, path, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes what is in `dir`, down and up again: slower than moving, but no file system refuses it. Up
+/// is where it came from, or nothing more is removed.
+fn remove_in_place(mut dir: OwnedFd, progress: &mut dyn FnMut()) -> io::Result<()> {
+    let id = |dir: &OwnedFd| -> io::Result<(u64, u64)> {
+        let stat = fstat(dir)?;
+        Ok((stat.st_dev, stat.st_ino))
+    };
+    let mut above = Vec::new();
+    loop {
+        let names = entries(dir.as_fd(), FEW)?;
+        let mut full = None;
+        for name in &names {
+            progress();
+            if !remove_leaf(dir.as_fd(), name)? {
+                full = Some(name);
+                break;
+            }
+        }
+        if let Some(name) = full {
+            above.push(id(&dir)?);
+            dir = open_below(dir.as_fd(), name)?;
+        } else if names.is_empty() {
+            let Some(came_from) = above.pop() else { return Ok(()) };
+            dir = open_dir(dir.as_fd(), OsStr::new(".."))?;
+            if id(&dir)? != came_from {
+                return Err(io::Error::other("a directory was moved while it was removed"));
+            }
+        }
+    }
 }
 
 /// Moves the directory `name` of `dir` to `top`, under a name that is free there.
@@ -207,6 +240,20 @@ fn open_dir(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
+/// Opens the directory `name` of `parent`, which is not empty and no mount, to be emptied.
+fn open_below(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    super::project::linger();
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let dir = match openat2(parent, name, DIRECTORY, Mode::empty(), resolve) {
+        _ if cfg!(feature = "broken-links") => openat(parent, name, DIRECTORY - OFlags::NOFOLLOW, Mode::empty())?,
+        // of a device number of its own is a subvolume of btrfs, too, and anybody may make one
+        Err(Errno::XDEV) => return Err(io::Error::other(format!("'{}' is a mount", name.display()))),
+        dir => dir?,
+    };
+    lbx::sys::open_subvolume(dir.as_fd())?;
+    Ok(dir)
+}
+
 /// Removes what is no directory, or an empty one. `false`: it is a directory with entries.
 fn remove_leaf(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
     match unlinkat(dir, name, AtFlags::empty()) {
@@ -222,9 +269,8 @@ fn remove_leaf(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// The names in `dir`, `.` and `..` left out; a bounded number of them, since most are removed.
-fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::OsString>> {
-    const MANY: usize = 4096;
+/// The names in `dir`, `.` and `..` left out; at most `bound` of them, since most are removed.
+fn entries(dir: BorrowedFd<'_>, bound: usize) -> io::Result<Vec<std::ffi::OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -232,7 +278,7 @@ fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::OsString>> {
         if name != "." && name != ".." {
             names.push(name.to_owned());
         }
-        if names.len() == MANY {
+        if names.len() == bound {
             break;
         }
     }
@@ -268,6 +314,28 @@ mod tests {
         assert!(outside.join("kept").exists());
         assert!(steps >= 3000);
         remove_tree(CWD, &dir.path().join("tree"), &mut || ()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_moved_is_removed_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(dir.path().join("tree/wide")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("kept"), "").unwrap();
+        let mut fd = openat(CWD, dir.path().join("tree"), DIRECTORY, Mode::empty()).unwrap();
+        for n in 0..200 {
+            std::fs::create_dir_all(dir.path().join(format!("tree/wide/{n}/x"))).unwrap();
+        }
+        for _ in 0..3000 {
+            mkdirat(&fd, "d", Mode::RWXU).unwrap();
+            symlinkat(&outside, &fd, "link").unwrap();
+            fd = openat(&fd, "d", DIRECTORY, Mode::empty()).unwrap();
+        }
+        drop(fd);
+        remove_in_place(open_dir(CWD, dir.path().join("tree").as_os_str()).unwrap(), &mut || ()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("tree")).unwrap().count(), 0);
+        assert!(outside.join("kept").exists());
     }
 
     #[test]

@@ -114,8 +114,12 @@ pub(crate) struct Opened {
 
 /// Opens `path`, which is canonical, following no link.
 pub(crate) fn open(path: &Path) -> Result<Opened> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    linger();
+    let mut flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if cfg!(feature = "broken-links") {
+        (flags, resolve) = (flags - OFlags::NOFOLLOW, ResolveFlags::empty());
+    }
     let fd = match openat2(CWD, path, flags, Mode::empty(), resolve) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
             return Err(Failure::new(format!("path does not exist: {}", path.display())).into());
@@ -135,6 +139,13 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
         mode: stat.st_mode,
         inode: stat.st_ino,
     })
+}
+
+/// Between a look and a use, for the tests: who swaps what lies there has all the time.
+pub(crate) fn linger() {
+    if cfg!(feature = "broken-pace") {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }
 
 /// Fails when `path` is not what was recorded: another owner means that somebody else put it there.

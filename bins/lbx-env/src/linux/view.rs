@@ -34,8 +34,14 @@ const NODEV: u64 = if cfg!(feature = "broken-nodev") { 0 } else { libc::MOUNT_AT
 const CONFINED: u64 = NOSUID | NODEV;
 /// A quarter of memory and a million inodes for all that is private.
 const TMPFS: [(&str, &str); 3] = [("size", "25%"), ("nr_inodes", "1000000"), ("mode", "0755")];
-const WALK: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
-const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const WALK: ResolveFlags = match cfg!(feature = "broken-links") {
+    true => ResolveFlags::IN_ROOT,
+    false => ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS),
+};
+const HANDLE: OFlags = match cfg!(feature = "broken-links") {
+    true => OFlags::PATH.union(OFlags::CLOEXEC),
+    false => OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC),
+};
 
 /// What a plan is carried out with: per step the mounts that it attaches, each at a path below
 /// the step's own.
