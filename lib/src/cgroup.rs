@@ -74,6 +74,11 @@ pub fn is_gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
+/// Whether the cgroup `dir` bounds the number of its processes.
+pub fn counts_processes(dir: &OwnedFd) -> bool {
+    rustix::fs::accessat(dir, "pids.max", rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
+}
+
 /// The small file `file` of the cgroup `dir`, as text.
 ///
 /// # Errors

@@ -199,7 +199,8 @@ impl Joining<'_> {
         match sys::clone(0, cgroup.as_ref().map(AsFd::as_fd)).context("cannot start a process")? {
             Cloned::Child => {
                 drop(report);
-                let Err(failed) = self.become_command(holder, streams, &command, &signals, &tell);
+                let counted = cgroup.as_ref().is_some_and(cgroup::counts_processes);
+                let Err(failed) = self.become_command(holder, streams, &command, &signals, &tell, counted);
                 tell.failed(&failed);
                 sys::exit_now(status::TOOL_FAILED)
             }
@@ -251,6 +252,7 @@ impl Joining<'_> {
         command: &Command,
         signals: &SigSet,
         tell: &Tell,
+        counted: bool,
     ) -> Result<Infallible, Failed> {
         let failed = |stage: &'static str| move |e: io::Error| Failed::new(stage, &e);
         if !cfg!(feature = "broken-cgroup") {
@@ -266,7 +268,7 @@ impl Joining<'_> {
             let kept = streams.inside().chain([tell.as_fd()]).chain(self.gate.map(AsFd::as_fd));
             close_but(kept).map_err(failed("cannot close descriptors"))?;
         }
-        confine(self.record).map_err(failed("cannot confine the command"))?;
+        confine(self.record, counted).map_err(failed("cannot confine the command"))?;
         if is_monitor {
             relay::monitor(&streams, tell).map_err(failed("cannot start a process"))?;
         } else {
@@ -332,10 +334,14 @@ fn namespaces(record: &Record) -> ThreadNameSpaceType {
 }
 
 /// Gives up everything that an environment's process does not have. The order is this module's.
-fn confine(record: &Record) -> io::Result<()> {
+///
+/// The environment's cgroup may have its processes `counted`: a limit counts all of the uid, which
+/// another environment may have, too.
+fn confine(record: &Record, counted: bool) -> io::Result<()> {
     if !cfg!(feature = "broken-limits") {
-        // where the cgroup does not count them
-        limit(Resource::Nproc, cgroup::PROCESSES)?;
+        if !counted {
+            limit(Resource::Nproc, cgroup::PROCESSES)?;
+        }
         // 1, not 0: a core pattern that is a pipe ignores 0 (core(5))
         limit(Resource::Core, 1)?;
     }
