@@ -6,11 +6,14 @@ use std::path::Path;
 use lbx_tests::{Place, Project, errors, installed, only_at, script, skip};
 use predicates::str::contains;
 
+/// Whether these tests run here.
+fn is_here() -> bool {
+    only_at(&[Place::Local], "an environment has the same filter everywhere, and the VM has few programs")
+}
+
 /// A project for a test that needs `programs`, where it can run.
 fn project_for(programs: &[&str], options: &[&str]) -> Option<Project> {
-    if !only_at(&[Place::Local], "an environment has the same filter everywhere, and the VM has few programs")
-        || !installed(programs)
-    {
+    if !is_here() || !installed(programs) {
         return None;
     }
     let project = Project::new();
@@ -57,6 +60,9 @@ fn ssh_makes_keys_keeps_them_in_an_agent_and_looks_for_a_host() {
 
 #[test]
 fn cargo_builds_and_tests_a_crate_with_a_build_script() {
+    if !is_here() {
+        return;
+    }
     // the toolchain that has built this test
     let Some(toolchain) = Path::new(env!("CARGO")).ancestors().nth(2) else { return };
     if !toolchain.join("bin/rustc").is_file() {

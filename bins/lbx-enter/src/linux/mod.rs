@@ -339,11 +339,9 @@ fn namespaces(record: &Record) -> ThreadNameSpaceType {
 /// another environment may have, too.
 fn confine(record: &Record, counted: bool) -> io::Result<()> {
     if !cfg!(feature = "broken-limits") {
-        if !counted {
-            limit(Resource::Nproc, cgroup::PROCESSES)?;
-        }
+        limit(Resource::Nproc, (!counted).then_some(cgroup::PROCESSES))?;
         // 1, not 0: a core pattern that is a pipe ignores 0 (core(5))
-        limit(Resource::Core, 1)?;
+        limit(Resource::Core, Some(1))?;
     }
     // what an agent runs goes first where memory runs out; without privilege it cannot lower that again
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
@@ -364,9 +362,9 @@ fn confine(record: &Record, counted: bool) -> io::Result<()> {
     sys::install_filter(&program)
 }
 
-/// Lowers a limit; one that is lower already stays where raising it is not allowed.
-fn limit(resource: Resource, to: u64) -> io::Result<()> {
-    match rustix::process::setrlimit(resource, Rlimit { current: Some(to), maximum: Some(to) }) {
+/// Sets a limit, or takes it off; one that is lower already stays where raising it is not allowed.
+fn limit(resource: Resource, to: Option<u64>) -> io::Result<()> {
+    match rustix::process::setrlimit(resource, Rlimit { current: to, maximum: to }) {
         Err(rustix::io::Errno::PERM) => Ok(()),
         set => Ok(set?),
     }
