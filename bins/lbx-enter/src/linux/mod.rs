@@ -1,9 +1,10 @@
 //! Joining an environment.
 //!
 //! The order, written once here and followed in [`join`] and [`confine`] alone: open what must be
-//! opened, all of it closed by exec; one setns by pidfd; clone into the cgroup, and from there into
-//! the cgroup namespace; a session of its own; then, in [`confine`], a new session keyring, the bounding set, groups, gid, uid, capabilities,
-//! `no_new_privs`, the filter; last the directory, the signals, exec.
+//! opened; one setns by pidfd; clone into the cgroup, and from there into the cgroup namespace; a session
+//! of its own; close what was opened; then, in [`confine`], limits, a new session keyring, the bounding
+//! set, groups, gid, uid, capabilities, `no_new_privs`, the filter; last, as nobody in particular, the
+//! directory, the signals, exec.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
@@ -130,7 +131,7 @@ fn start(name: &Name) -> Result<()> {
 
 /// The last use, for people: never synced, and not worth a failure. By descriptor: after the join a path
 /// is the environment's.
-fn touch(last_used: &OwnedFd) {
+fn touch(last_used: OwnedFd) {
     let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: omit, last_modification: now };
@@ -168,12 +169,12 @@ impl Joining<'_> {
     fn join(&self, holder: &Holder) -> Result<Option<u8>> {
         let record = self.record;
         let cgroup = cgroup::find(&record.name).context("cannot open the environment's cgroup")?;
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let last_used = rustix::fs::open(record::last_used_file(&record.name), flags, Mode::empty()).ok();
         let caller_agent = match self.cli.options.agent {
             true => agent::relay(self.tool, self.cli.common.quiet)?,
             false => None,
         };
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let last_used = rustix::fs::open(record::last_used_file(&record.name), flags, Mode::empty()).ok();
         if let Err(e) = move_into_thread_name_spaces(holder.pidfd.as_fd(), namespaces(record)) {
             return match e {
                 rustix::io::Errno::SRCH => Ok(None),
@@ -207,7 +208,7 @@ impl Joining<'_> {
             Cloned::Parent(pid, _pidfd) => {
                 drop(tell);
                 // nobody waits for this any more
-                last_used.iter().for_each(touch);
+                last_used.into_iter().for_each(touch);
                 // what is relayed is the agent's: no privilege is needed for it, and none is kept
                 sys::become_user(record.uid, record.gid).context("cannot give up privilege")?;
                 let outside = streams.into_outside().context("cannot let go of standard streams")?;

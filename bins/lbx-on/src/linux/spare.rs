@@ -42,13 +42,14 @@ impl Spare {
             command.env_clear().env(step::GATE, inner.as_raw_fd().to_string());
             command.stdin(in_read).stdout(out_write).stderr(err_write).process_group(0);
             let Some(pid) = sys::fork()? else {
-                let _ = sys::schedule(None, Schedule::Idle);
                 let error = command.exec();
                 lbx::failure::say(&format!("{}: cannot run lbx-enter: {error}\n", crate::TOOL.name));
                 sys::exit_now(status::TOOL_FAILED)
             };
             // both sides, so that it holds whoever is first
             let _ = setpgid(pid, pid);
+            // by this process, which takes it back: the other might do it after that
+            let _ = sys::schedule(Some(pid), Schedule::Idle);
             Ok(Spare { pid, stdin, stdout, stderr, gate })
         };
         start().ok()

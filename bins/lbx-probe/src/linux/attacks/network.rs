@@ -12,7 +12,9 @@ use libc::{
     SOCK_SEQPACKET, SOCK_STREAM, c_int, c_long,
 };
 
-use super::{Attack, Called, all_refused, attack, one_by_one, refused};
+use nix::errno::Errno;
+
+use super::{Attack, Called, all_refused, attack, one_by_one, refused, refused_or};
 use crate::linux::inside::Inside;
 use crate::linux::line::{Answer, name_of};
 use crate::linux::raw::call;
@@ -23,6 +25,8 @@ const FAMILIES: c_int = 50;
 /// linux/net.h; the libc crate has them not, or calls the first deprecated.
 const SOCK_PACKET: c_int = 10;
 const SOCK_DCCP: c_int = 6;
+/// asm-generic/socket.h; not in every libc.
+const SO_PEERPIDFD: c_int = 77;
 const LOOPBACK_TRY: Duration = Duration::from_millis(500);
 
 pub(super) const ATTACKS: &[Attack] = &[
@@ -86,6 +90,15 @@ pub(super) const ATTACKS: &[Attack] = &[
         let mut pair = [0i32; 2];
         let called = call!(libc::SYS_socketpair, AF_VSOCK, SOCK_STREAM, 0, &raw mut pair);
         refused("socketpair AF_VSOCK", called)
+    }),
+    attack("socket-peer", "SO_PEERPIDFD, Linux 6.5", "holds the process at a socket's other end", |_| {
+        let (mut pair, mut pidfd, mut length) = ([0i32; 2], 0i32, 4u32);
+        if call!(libc::SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, &raw mut pair).is_err() {
+            return Answer::skipped("getsockopt SO_PEERPIDFD", "no pair of sockets");
+        }
+        let called =
+            call!(libc::SYS_getsockopt, pair[0], libc::SOL_SOCKET, SO_PEERPIDFD, &raw mut pidfd, &raw mut length);
+        refused_or(&[Errno::ENOPROTOOPT], "getsockopt SO_PEERPIDFD", called)
     }),
     attack("network-change", "rtnetlink(7), CAP_NET_ADMIN", "takes the loopback interface down", |_| {
         let Ok(fd) = socket(AF_INET, SOCK_DGRAM, 0) else { return Answer::held("SIOCSIFFLAGS lo", "no socket") };

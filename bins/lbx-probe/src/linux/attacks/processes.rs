@@ -29,6 +29,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         let took = |fd: i64| call!(libc::SYS_pidfd_getfd, fd, 3, 0);
         all_refused("pidfd_getfd 1", [("pidfd_getfd", first().and_then(took))])
     }),
+    attack("descriptor-take", "pidfd_getfd(2)", "takes descriptors of a process that it may trace", |_| {
+        // its own, which nothing but a filter forbids
+        let own = call!(libc::SYS_pidfd_open, std::process::id(), 0);
+        let took = |fd: i64| call!(libc::SYS_pidfd_getfd, fd, 1, 0);
+        all_refused("pidfd_getfd of itself", [("pidfd_getfd", own.and_then(took))])
+    }),
     attack("first-limits", "prlimit(2)", "changes limits of the first process", |_| {
         // changes nothing: the limit is read
         let mut limit = [0u64; 2];
