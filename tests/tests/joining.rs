@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use lbx_tests::place::HERE;
+use lbx_tests::place::host_std_command;
 use lbx_tests::{
     Command, Place, Project, Pty, User, command, eventually, executable, host, installed, only_at, place, scaled, skip,
     std_command, text, tool, tool_file,
@@ -35,7 +35,11 @@ struct Hunter {
 
 impl Hunter {
     fn begin(project: &Project, words: &[&str]) -> Hunter {
-        let mut enter = std_command(tool_file("lbx-enter"));
+        Hunter::by(&tool_file("lbx-enter"), project, words)
+    }
+
+    fn by(enter: &Path, project: &Project, words: &[&str]) -> Hunter {
+        let mut enter = std_command(enter);
         enter.arg(project.path()).args(["--", "./hunt"]).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = enter.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -181,6 +185,11 @@ fn a_process_that_is_frozen_while_it_enters_holds_nobody_up() {
     drop(hunter);
 }
 
+/// The tool as a program inside, for as long as it takes to be refused by sudo.
+fn enter_again(project: &Project) -> Command {
+    project.enter(["/proc/self/exe", "--on", "local", "--", project.str(), "id"])
+}
+
 #[test]
 fn the_program_that_enters_is_not_written() {
     let project = project();
@@ -192,14 +201,30 @@ fn the_program_that_enters_is_not_written() {
         // it becomes the tool itself, as nobody in particular
         let mut own = project.enter(["/proc/self/exe", "--version"]);
         assert!(text(own.assert().success()).starts_with("lbx-enter "));
-        let _ = project.enter(["./script-x"]).output().unwrap();
+        let by_script = project.enter(["./script-x"]).output().unwrap();
+        assert!(!by_script.status.success() && by_script.stdout.is_empty(), "{by_script:?}");
+        let again = enter_again(&project).output().unwrap();
+        assert!(!again.status.success() && again.stdout.is_empty(), "it enters nothing from inside: {again:?}");
     }
-    let output = project.enter(["/proc/self/exe", "--on", "local", "--", project.str(), "id"]).output().unwrap();
-    assert!(!output.status.success() && output.stdout.is_empty(), "it enters nothing from inside: {output:?}");
     let (reached, _) = hunter.end();
     assert!(reached.iter().any(|line| line == "saw lbx-enter"), "{reached:?}");
     assert!(!reached.iter().any(|line| line.starts_with("wrote")), "{reached:?}");
     assert_eq!(host(&format!("cat {} | sha256sum", tool_file("lbx-enter").display())), before);
+}
+
+#[test]
+fn a_program_that_rights_would_write_is_caught() {
+    if !only_at(&[Place::Local], BROKEN) {
+        return;
+    }
+    let Some(tools) = broken("broken-capabilities") else { return };
+    let project = project();
+    let hunter = Hunter::by(&tools.join("lbx-enter"), &project, &["replace"]);
+    for _ in 0..20 {
+        enter_again(&project).assert().failure();
+    }
+    let (reached, _) = hunter.end();
+    assert!(reached.iter().any(|line| line == "wrote lbx-enter"), "{reached:?}");
 }
 
 // ---- by descriptors and directories ------------------------------------------------------------
@@ -312,20 +337,24 @@ fn a_broken_closing_of_descriptors_is_a_way_out() {
 
 #[test]
 fn nobody_passes_for_an_environment() {
-    if !only_at(&HERE, "the lock is this machine's") || !installed(&["python3"]) {
+    if !installed(&["python3"]) {
         return;
     }
-    let (project, person) = (project(), User::new());
+    let (project, person) = (Project::new(), User::new());
+    project.create(&[]);
     let name = project.name();
     let lock = format!("/run/llima-box/{name}/holder");
+    project.must("start");
+    host(&format!("test -f {lock}"));
     // a person who is not root makes no environment that runs, and takes no lock
     for script in [
         "mkdir /run/llima-box/forged-0000".to_owned(),
         format!("touch /run/llima-box/{name}/x"),
         format!("exec 3<{lock}"),
         format!("exec 3>>{lock}"),
-        format!("ln {lock} /tmp/lbx-test-lock"),
-        format!("mv /run/llima-box/{name} /tmp/"),
+        // where everybody may write, on the same file system
+        format!("mv /run/llima-box/{name} /run/lock/"),
+        format!("mv {lock} /run/lock/"),
         format!("touch /var/lib/llima-box/envs/{name}/record.json"),
         "mkdir /var/lib/llima-box/envs/forged-0000".to_owned(),
     ] {
@@ -335,16 +364,17 @@ fn nobody_passes_for_an_environment() {
     project.enter(["sh", "-c", &format!("mkdir -p {lock}")]).assert().failure();
     // a lock that is held by what is no holder leads nowhere, be it root's
     project.must("stop");
-    let mut pose = std_command("python3");
-    let script = "import fcntl, os, sys, time\n\
+    let script = "import fcntl, os, sys\n\
                   os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True)\n\
                   f = open(sys.argv[1], 'w'); os.fchmod(f.fileno(), 0o600)\n\
-                  fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(1000)\n";
-    let mut poser = pose.args(["-c", script, &lock]).stdout(Stdio::piped()).spawn().unwrap();
+                  fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()\n";
+    let mut pose = host_std_command(&["python3", "-c", script, &lock]);
+    let mut poser = pose.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(poser.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let output = project.enter(["id"]).output().unwrap();
-    let _ = poser.kill();
+    // wherever it runs, that ends it
+    drop(poser.stdin.take());
     let _ = poser.wait();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(125), 0), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("which is no holder"), "{output:?}");
@@ -357,12 +387,17 @@ fn nobody_passes_for_an_environment() {
 #[test]
 fn a_reader_that_outlives_the_command_gets_no_key_of_the_callers() {
     let project = project();
-    let reader = "(trap '' HUP; exec 2>/dev/null; echo >>started; cat <&3 >>taken; cat </dev/tty >>taken; sleep 1000) 3<&0 & \
+    // the descriptor first: what runs in the background has another standard input
+    let reader = "exec 3<&0; (trap '' HUP; exec 2>/dev/null; echo >>started; cat <&3 >>taken; cat </dev/tty >>taken; sleep 1000) & \
                   while [ ! -e started ]; do sleep 0.02; done; stty raw -echo; kill -KILL $$";
-    let mut words: Vec<std::ffi::OsString> =
-        ["sh", "-c", r#"echo waiting; read go; "$@"; echo "ended $?."; read key; echo "got $key."; read go"#, "sh"]
-            .map(Into::into)
-            .into();
+    let mut words: Vec<std::ffi::OsString> = [
+        "sh",
+        "-c",
+        r#"echo waiting; read go; "$@"; echo "ended $?."; sleep 0.3; read key; echo "got $key."; read go"#,
+        "sh",
+    ]
+    .map(Into::into)
+    .into();
     words.extend(project.enter_words(&["sh", "-c", reader]));
     let pty = Pty::run(&words);
     pty.expect("waiting\r\n");

@@ -331,6 +331,9 @@ fn namespaces(record: &Record) -> ThreadNameSpaceType {
     if cfg!(feature = "broken-host-name") {
         namespaces -= ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
     }
+    if cfg!(feature = "broken-view") {
+        namespaces -= ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::PROCESS_ID;
+    }
     namespaces
 }
 

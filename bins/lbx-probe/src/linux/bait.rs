@@ -16,6 +16,7 @@ use anyhow::Context;
 use lbx::{Result, sys};
 use nix::unistd::Pid;
 
+use super::host;
 use super::inside::Outside;
 use super::raw::call;
 
@@ -70,6 +71,7 @@ impl Baits {
         let name = c_string(&token);
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_CLOEXEC;
         outside.queue = call!(libc::SYS_mq_open, name.as_ptr(), flags, 0o666, 0).is_ok();
+        outside.host = host::host();
         outside.token = token;
         Ok(Baits { outside, _abstract: abstract_socket.ok(), _socket: socket, _loopback: loopback, _keeper: keeper })
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -64,6 +65,18 @@ pub(crate) struct Outside {
     pub(crate) queue: bool,
     /// A key in a keyring.
     pub(crate) key: Option<i64>,
+    pub(crate) host: Host,
+}
+
+/// The machine that this one is a VM of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    /// Why its loopback is not promised to be out of reach; empty where it is.
+    pub(crate) open: String,
+    /// What leads to its loopback.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Where something is known to listen there.
+    pub(crate) port: Option<u16>,
 }
 
 /// What attacks know.

@@ -12,6 +12,7 @@ use crate::TOOL;
 
 mod attacks;
 mod bait;
+mod host;
 mod inside;
 mod line;
 mod outside;

@@ -1,7 +1,7 @@
 //! Sockets: kinds that lead into the kernel or out of a VM, and who answers on the others.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
@@ -28,6 +28,10 @@ const SOCK_DCCP: c_int = 6;
 /// asm-generic/socket.h; not in every libc.
 const SO_PEERPIDFD: c_int = 77;
 const LOOPBACK_TRY: Duration = Duration::from_millis(500);
+/// So soon a machine hears that it may not send what it has sent.
+const DATAGRAM_TRY: Duration = Duration::from_millis(100);
+/// discard(1): hardly anybody listens, and nobody needs to.
+const DISCARD: u16 = 9;
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack("socket-vsock", "vsock(7)", "talks to the hypervisor past the network", |_| {
@@ -117,6 +121,7 @@ pub(super) const ATTACKS: &[Attack] = &[
             Err(e) => Answer::held(tried, name_of(super::errno(&e))),
         }
     }),
+    attack("host-loopback", "Lima, QEMU's user network", "reaches what listens for a VM's host alone", host_loopback),
     attack("abstract-socket", "unix(7), CVE-2020-15257", "connects to an abstract socket of the machine", |inside| {
         let tried = "connect to an abstract socket laid outside";
         if own_network(inside, Some(0)).is_none() {
@@ -206,6 +211,58 @@ fn connect<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Answer {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok("EAGAIN: it is there"),
         Err(e) => Err(super::errno(&e)),
     })
+}
+
+fn host_loopback(inside: &Inside) -> Answer {
+    let host = &inside.told.outside.host;
+    let tried = "send and connect to the loopback of the VM's host";
+    if !host.open.is_empty() {
+        return Answer::skipped(tried, host.open.clone());
+    }
+    let mut answers = Vec::new();
+    for address in &host.addresses {
+        match datagram(*address) {
+            Err(e) if NO_WAY.contains(&e) => answers.push(name_of(e)),
+            Err(e) => return Answer::through(format!("send to {address}"), format!("{}, not refused", name_of(e))),
+            Ok(()) => return Answer::through(format!("send to {address}"), "sent"),
+        }
+        let Some(port) = host.port else { continue };
+        match TcpStream::connect_timeout(&(*address, port).into(), LOOPBACK_TRY) {
+            Ok(_) => return Answer::through(format!("connect to {address}"), "connected"),
+            Err(e) => answers.push(name_of(super::errno(&e))),
+        }
+    }
+    Answer::held(tried, super::distinct(answers))
+}
+
+/// What a packet that does not leave is answered. That nobody listens is told by who has got it.
+const NO_WAY: [Errno; 6] = [
+    Errno::EPERM,
+    Errno::EACCES,
+    Errno::EHOSTUNREACH,
+    Errno::ENETUNREACH,
+    // no IPv6 here
+    Errno::EADDRNOTAVAIL,
+    Errno::EAFNOSUPPORT,
+];
+
+/// Sends a datagram to `address`; done when it has left this machine for all that is known.
+fn datagram(address: IpAddr) -> Result<(), Errno> {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let send = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, DISCARD))?;
+        socket.set_read_timeout(Some(DATAGRAM_TRY))?;
+        socket.send(&[0])?;
+        socket.recv(&mut [0]).map(drop)
+    };
+    match send() {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+        sent => sent.map_err(|e| super::errno(&e)),
+    }
 }
 
 fn low_port(inside: &Inside) -> Answer {
