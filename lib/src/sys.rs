@@ -303,23 +303,42 @@ fn drop_capabilities() -> io::Result<()> {
 /// # Errors
 /// EPERM without privilege; the process must then end.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    use rustix::process::Gid;
+    become_member(uid, gid, if cfg!(feature = "broken-groups") { &[Gid::ROOT] } else { &[] })
+}
+
+/// As [`become_user`], with further `groups`.
+///
+/// # Errors
+/// EPERM without privilege; the process must then end.
+pub fn become_member(uid: u32, gid: u32, groups: &[rustix::process::Gid]) -> io::Result<()> {
     use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
-    use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    let groups: &[Gid] = if cfg!(feature = "broken-groups") { &[Gid::ROOT] } else { &[] };
+    use rustix::thread::{
+        set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    };
     set_thread_groups(groups)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_res_gid(gid, gid, gid)?;
+    // a change of uid makes the process as dumpable as fs.suid_dumpable says: until that is mended, nobody
+    // looks into one that may have a capability which they have not (capabilities(7), ptrace(2))
+    set_keep_capabilities(true)?;
     set_thread_res_uid(uid, uid, uid)?;
+    if cfg!(feature = "broken-window") {
+        // as with fs.suid_dumpable=1, and slow
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    set_dumpable_behavior(match cfg!(feature = "broken-dumpable") {
+        true => DumpableBehavior::Dumpable,
+        false => DumpableBehavior::NotDumpable,
+    })?;
     if !cfg!(feature = "broken-capabilities") {
         drop_capabilities()?;
     }
     if !cfg!(feature = "broken-no-new-privs") {
         set_no_new_privs(true)?;
     }
-    if cfg!(feature = "broken-dumpable") {
-        return Ok(set_dumpable_behavior(DumpableBehavior::Dumpable)?);
-    }
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    Ok(())
 }
 
 /// Raises `lo` in this network namespace: `netdevice(7)`, SIOCSIFFLAGS.

@@ -113,6 +113,16 @@ fn shrink(project: &Project, options: &str) {
     ));
 }
 
+/// Fails where what is private of `project` may become larger than it says.
+fn require_bounds(project: &Project) {
+    let said = project.sh("stat -f -c '%c %b %S' /tmp; sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo");
+    let numbers: Vec<u64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let [inodes, blocks, size, memory] = numbers[..] else { panic!("{said}") };
+    assert_eq!(inodes, 1_000_000);
+    // without a bound of its own it were half of memory
+    assert!(blocks * size / 1024 <= memory / 3, "{said}");
+}
+
 /// `/tmp` filled by `fill`, at `options` of the most that it may be.
 fn is_bounded(options: &str, fill: &str) {
     if !installed(&["perl", "nsenter"]) {
@@ -125,6 +135,7 @@ fn is_bounded(options: &str, fill: &str) {
     let first = Project::named("first");
     first.create(&[]);
     assert_ne!(first.sh("stat -c %d /tmp"), host("stat -c %d /tmp"), "it is the machine's");
+    require_bounds(&first);
     let hogged = first;
     let sibling = Project::named("sibling");
     sibling.create(&[]);
@@ -178,6 +189,9 @@ fn hoarded_descriptors_and_pipes_are_withstood() {
                  my $all = 0; for (1 .. 8) { $all += <$from> } print \"$all\\n\"; sleep 1000";
     is_withstood(&format!("use IO::Handle; {hoard}"), |hogged, sibling, taken| {
         assert!(taken > 1000, "{taken} descriptors");
+        // who has too many gets small ones from the kernel (pipe(7)), by user: fcntl(2), F_GETPIPE_SZ
+        let capacity = "pipe my $r, my $w or die; print fcntl($r, 1032, 0)";
+        soon(sibling.enter(["perl", "-e", capacity])).assert().success().stdout("65536");
         for script in ["seq 20000 | tail -n 1", "exec 5<>/dev/null 6<>/dev/null; seq 20000 | tail -n 1"] {
             assert_eq!(sibling.sh(script), "20000\n");
             assert_eq!(host(script), "20000\n");

@@ -140,6 +140,25 @@ fn a_process_that_is_broken_open_before_exec_is_caught() {
 }
 
 #[test]
+fn a_machine_that_lets_programs_be_looked_into_opens_nothing() {
+    if !only_at(&[Place::Local], BROKEN) {
+        return;
+    }
+    // fs.suid_dumpable is the machine's: these tools are as it would make them
+    let Some(tools) = broken("broken-window") else { return };
+    let project = project();
+    let hunter = Hunter::begin(&project, &["watch"]);
+    for _ in 0..20 {
+        command(tools.join("lbx-enter")).arg(project.path()).args(["--", "true"]).assert().success();
+    }
+    let (mut reached, met) = hunter.end();
+    assert!(met >= 10, "it met {met} processes of 20");
+    // these directories open by their mode, and say numbers alone: what is in them does not open
+    reached.retain(|what| !["fd", "map_files"].contains(&&**what));
+    assert!(reached.is_empty(), "{reached:?}");
+}
+
+#[test]
 fn a_process_that_is_frozen_while_it_enters_holds_nobody_up() {
     let project = project();
     let hunter = Hunter::begin(&project, &["freeze"]);

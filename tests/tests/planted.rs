@@ -1,6 +1,7 @@
 //! What lies about where the tools look with privilege: in homes, in projects and on the way to them.
 //! Nothing outside is read, changed, removed or waited for.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -150,24 +151,21 @@ fn a_git_directory_of_the_agents_is_run_by_no_tool() {
          printf '#!/bin/sh\\ntouch {v}/dir/run\\n' >bin/evil; chmod 755 bin/evil; \
          for h in post-checkout pre-commit fsmonitor-watchman reference-transaction; do cp bin/evil .git/hooks/$h; done; \
          for p in git ssh sudo id du; do cp bin/evil bin/$p; done; \
-         printf '[core]\\nfsmonitor = %s\\nsshCommand = %s\\npager = %s\\n[include]\\npath = {v}/file\\n[user]\\nname = planted\\n' \
+         printf '[core]\\nfsmonitor = %s\\nsshCommand = %s\\npager = %s\\n[user]\\nname = planted\\n' \
            $PWD/bin/evil $PWD/bin/evil $PWD/bin/evil >.git/config",
         project.str(),
         v = victim.0
     );
     near(&plant);
     let path = project.str();
-    for words in [
-        &["lbx-env", "create", path][..],
-        &["llima-box", "shell", path, "--", "true"],
-        &["lbx-env", "stop", path],
-        &["lbx-env", "repair", path],
-        &["lbx-ls", path],
-    ] {
-        soon(tool(words[0])).args(&words[1..]).current_dir(project.path()).assert().success();
+    // each in turn creates: by llima-box with what git says of the caller
+    for create in [&["llima-box", "shell", path, "--", "true"][..], &["lbx-env", "create", path]] {
+        for words in [create, &["lbx-env", "stop", path], &["lbx-env", "repair", path], &["lbx-ls", path]] {
+            soon(tool(words[0])).args(&words[1..]).current_dir(project.path()).assert().success();
+        }
+        assert_ne!(project.sh("git config --system user.name || :"), "planted\n", "its user is not the caller");
+        project.must("delete");
     }
-    assert_eq!(project.sh("git config --system user.name || :"), "", "nor is its user the caller");
-    project.must("delete");
     assert_eq!(victim.picture(), before);
 }
 
@@ -182,9 +180,14 @@ fn variables_that_make_programs_run_others_pass_no_tool() {
     let user = User::sudoer();
     let project = Project::owned_by(&user);
     let script = project.base().join("script");
-    lbx_tests::script(&format!("touch {}/dir/run\n", victim.0), &script);
+    lbx_tests::script(&format!("#!/bin/sh\ntouch {}/dir/run\n", victim.0), &script);
     let file = script.to_str().unwrap();
+    for program in ["id", "sh", "mount", "git", "sudo"] {
+        symlink(&script, project.base().join(program)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", project.base().display());
     let planted = [
+        ("PATH", &*path),
         // a program that is told of it says on stderr that there is no such file
         ("LD_PRELOAD", "/lbx-planted.so"),
         ("LD_AUDIT", "/lbx-planted.so"),
@@ -217,12 +220,11 @@ fn variables_that_make_programs_run_others_pass_no_tool() {
     }
     let inside = lbx_tests::text(tools("lbx-enter", &[]).args(["--", "env"]).assert().success().stderr(""));
     for (name, value) in planted {
-        assert!(
-            !inside.contains(name) && !inside.contains(value) || name == "ENV" || name == "IFS",
-            "{name}: {inside}"
-        );
+        let passed = |line: &str| {
+            line.split_once('=').is_some_and(|(own, text)| own == name && (name != "PATH" || text.contains(value)))
+        };
+        assert!(!inside.lines().any(passed), "{name}: {inside}");
     }
-    assert!(!inside.lines().any(|line| line.starts_with("ENV=") || line.starts_with("IFS=")), "{inside}");
     tools("lbx-env", &["delete"]).assert().success().stderr("");
     assert_eq!(victim.picture(), before);
 }
@@ -264,7 +266,7 @@ fn links_to_files_of_the_machine_stay_the_machines() {
     let (victim, ada) = (Victim::new(), User::new());
     // on the file system of the victim
     let project = Project::new();
-    near(&format!("chown {}:{} '{}' '{}'", ada.uid, ada.gid, project.base().display(), project.str()));
+    near(&format!("mkdir '{}/target'; chown -R {}:{} '{}'", project.str(), ada.uid, ada.gid, project.base().display()));
     // inside, each of these is another mount, so that nothing is linked from one to the other
     project.create(&["--private", "target"]);
     for script in [
@@ -285,10 +287,7 @@ fn links_to_files_of_the_machine_stay_the_machines() {
     assert!(!refused.status.success() || host("cat /proc/sys/fs/protected_hardlinks") == "0\n", "{refused:?}");
     host(&format!("ln {0}/dir/file '{1}/hard'; ln {0}/file '{1}/setuid'", victim.0, project.str()));
     let before = victim.picture();
-    project
-        .enter(["sh", "-c", "echo x >>hard || chmod 666 hard || chown $(id -u) hard || ./setuid"])
-        .assert()
-        .failure();
+    project.enter(["sh", "-c", "echo x >>hard || chmod 666 hard || chown $(id -u) hard"]).assert().failure();
     for verb in ["stop", "repair", "start", "stop", "delete"] {
         project.must(verb);
     }
@@ -301,6 +300,7 @@ fn what_cannot_be_removed_is_said_and_goes_later() {
         return;
     }
     let _beside = beside();
+    let victim = Victim::new();
     let project = Project::new();
     let name = project.create(&[]);
     project.sh("cd; mkdir -p 'a\u{1b}[31m\n'/b/c; echo 1 >'a\u{1b}[31m\n'/b/f; echo 1 >log");
@@ -312,7 +312,10 @@ fn what_cannot_be_removed_is_said_and_goes_later() {
         (format!("chattr +i '{odd}/b/f'"), format!("chattr -i '{odd}/b/f' 2>/dev/null || chattr -R -i /home/{name}")),
         (format!("chattr +a '{odd}'"), format!("chattr -a '{odd}'")),
         (format!("mount -t tmpfs tmpfs '{odd}'; touch '{odd}/kept'"), format!("ls '{odd}/kept'; umount '{odd}'")),
-        (format!("mount --bind /usr '{odd}'"), format!("ls '{odd}/bin/env'; umount '{odd}'")),
+        (
+            format!("mount --bind {}/dir '{odd}'", victim.0),
+            format!("ls '{odd}/file' '{odd}/below/file'; umount '{odd}'"),
+        ),
     ] {
         host(&make);
         let failed = soon(project.env_tool("delete")).arg(&name).assert().code(1).stdout("");
@@ -335,7 +338,7 @@ fn names_reach_no_terminal_as_they_are() {
     let name = project.create(&["--private", &format!("{odd}/{odd}")]);
     let path = project.str();
     std::fs::create_dir(project.path().join("elsewhere")).unwrap();
-    std::os::unix::fs::symlink("elsewhere", project.path().join(odd)).unwrap();
+    symlink("elsewhere", project.path().join(odd)).unwrap();
     let mut said = String::new();
     for words in [
         &["lbx-ls", path][..],
