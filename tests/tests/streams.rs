@@ -896,6 +896,18 @@ fn a_pipe_of_the_callers_can_be_opened_by_its_name() {
 }
 
 #[test]
+fn two_streams_into_one_pipe_keep_their_order() {
+    let project = Project::new();
+    project.create(&[]);
+    let script = "for i in $(seq 100); do echo out $i; echo err $i >&2; done";
+    for _ in 0..3 {
+        let output = outside(&project, &format!(r#"$ENTER "$P" -- sh -c '{script}' 2>&1 | cat"#));
+        let expected: String = (1..=100).map(|i| format!("out {i}\nerr {i}\n")).collect();
+        assert_eq!(stdout(&output), expected);
+    }
+}
+
+#[test]
 fn the_name_that_the_tool_is_called_by_does_not_matter() {
     let project = Project::new();
     project.create(&[]);

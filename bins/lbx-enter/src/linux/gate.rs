@@ -24,7 +24,7 @@ impl Gate {
     }
 
     /// What this process is to run, which was made before anybody knew: the words of its command line.
-    /// Its variables and its directory are set. `None`: nothing any more.
+    /// Its variables, its directory and its standard streams are set. `None`: nothing any more.
     pub(crate) fn call(&self) -> Result<Option<Vec<OsString>>> {
         let mut gate = File::from(self.0.try_clone()?);
         let mut length = [0; 4];
@@ -36,6 +36,9 @@ impl Gate {
         gate.read_exact(&mut call).context("cannot read what to run")?;
         let mut fields = call.split(|byte| *byte == 0).map(OsStr::from_bytes);
         let directory = fields.next().unwrap_or_default();
+        if fields.next().is_some_and(|word| word == "joined") {
+            rustix::stdio::dup2_stderr(rustix::stdio::stdout()).context("cannot join stderr and stdout")?;
+        }
         let count = fields.next().and_then(|count| count.to_str()?.parse().ok());
         let Some(count) = count else { return fail(Failure::new("what is to be run cannot be read")) };
         let words = fields.by_ref().take(count).map(OsStr::to_owned).collect();

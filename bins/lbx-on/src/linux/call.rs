@@ -258,7 +258,7 @@ impl Far {
         let mut command = command(&call, version, peer);
         if let Some(spare) = spare.filter(|_| is_spares(&call)) {
             // one that has gone is no loss
-            if spare.run(&command, &call.directory).is_ok() {
+            if spare.run(&command, &call.directory, call.joined).is_ok() {
                 return Far::of_spare(&call, spare, agent).context("cannot set up the streams of the tool");
             }
         }
@@ -288,7 +288,9 @@ impl Far {
         let mut far = Far::new(call);
         far.sink = call.stdin.then(|| Sink::new(spare.stdin)).transpose()?;
         far.source(spare.stdout, Stream::Stdout, false)?;
-        far.source(spare.stderr, Stream::Stderr, false)?;
+        if !call.joined {
+            far.source(spare.stderr, Stream::Stderr, false)?;
+        }
         far.pid = spare.pid;
         (far.agent, far.gate) = (agent, Some(spare.gate));
         Ok(far)
@@ -677,7 +679,7 @@ impl Far {
 
 /// Whether a spare may run it: one has pipes, and no terminal.
 fn is_spares(call: &Call) -> bool {
-    call.tool == "lbx-enter" && !call.terminals[0] && !call.joined && !call.trace
+    call.tool == "lbx-enter" && !call.terminals[0] && !call.trace
 }
 
 impl Sink {

@@ -55,8 +55,9 @@ impl Spare {
         start().ok()
     }
 
-    /// Has it run what `command` would, in the directory `directory`.
-    pub(super) fn run(&self, command: &Command, directory: &OsStr) -> io::Result<()> {
+    /// Has it run what `command` would, in the directory `directory`; its stderr goes where its stdout does
+    /// when they are `joined`.
+    pub(super) fn run(&self, command: &Command, directory: &OsStr, joined: bool) -> io::Result<()> {
         let words: Vec<&OsStr> = command.get_args().collect();
         let mut call = vec![0; 4];
         let mut put = |parts: &[&[u8]]| {
@@ -64,6 +65,7 @@ impl Spare {
             call.push(0);
         };
         put(&[directory.as_bytes()]);
+        put(&[if joined { b"joined" } else { b"" }]);
         put(&[words.len().to_string().as_bytes()]);
         words.iter().for_each(|word| put(&[word.as_bytes()]));
         for (name, value) in command.get_envs() {
