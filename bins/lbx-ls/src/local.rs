@@ -97,7 +97,8 @@ impl Listing {
             match self.names_end {
                 _ if !self.filter.admits(&environment) => {}
                 Some(end) => text.extend(ended(std::slice::from_ref(name), end)),
-                None => text.extend(record::json_line(&environment.line(&store, machine, &self.place))?.bytes()),
+                None => text
+                    .extend_from_slice(record::json_line(&environment.line(&store, machine, &self.place))?.as_bytes()),
             }
         }
         Ok(text)

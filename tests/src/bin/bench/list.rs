@@ -1,0 +1,164 @@
+//! Thousands that are recorded.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lbx_tests::{Project, repository, tool_file};
+
+use crate::Figure;
+use crate::pairs::{apart, asked, median, run, time, times};
+
+const RECORDED: usize = 10_000;
+const STATE: &str = "/var/lib/llima-box/envs";
+/// How many creations and deletions are timed.
+const LOOK: usize = 30;
+const BATCH: usize = 200;
+
+pub(crate) fn figures() -> Vec<Figure> {
+    let base = Project::new();
+    let dir = |name: String| -> PathBuf {
+        let dir = base.path().join(name);
+        std::fs::create_dir(&dir).expect("a project");
+        dir
+    };
+    let env = tool_file("lbx-env");
+    let run_env = |verb: &str, dir: &Path| run(&[env.as_os_str(), verb.as_ref(), "--".as_ref(), dir.as_os_str()]);
+    let come_and_go = |prefix: &str| -> (Vec<f64>, Vec<f64>) {
+        let dirs: Vec<_> = (0..LOOK).map(|n| dir(format!("{prefix}{n}"))).collect();
+        let created = dirs.iter().map(|dir| time(&mut || run_env("create", dir))).collect();
+        (created, dirs.iter().map(|dir| time(&mut || run_env("delete", dir))).collect())
+    };
+    let model = Model::of(&base);
+    let (first, first_deleted) = come_and_go("first");
+    let mut have = 1;
+    let listed = [100, 1_000, RECORDED].map(|count| {
+        let dirs: Vec<_> = (have..count).map(|n| base.path().join(format!("p{n}"))).collect();
+        model.seed(&dirs, have);
+        have = count;
+        // what was just made is still being written
+        run(&["sync", "--file-system", STATE]);
+        list(&[])
+    });
+    let names = list(&["--names"]);
+    let (last, last_deleted) = come_and_go("last");
+    let batch: String = (0..BATCH).map(|n| format!("{}\n", dir(format!("batch{n}")).display())).collect();
+    let created = time(&mut || feed(&["create", "-"], &batch)) / BATCH as f64;
+    let deleted = time(&mut || feed(&["delete", "-"], &batch)) / BATCH as f64;
+    let [at_100, at_1000, at_10000] = listed.map(median);
+    let each = |more: f64, less: f64, count: f64| (more - less) * 1000.0 / count;
+    let (late, early) = (each(at_10000, at_1000, 9_000.0), each(at_1000, at_100, 900.0));
+    vec![
+        Figure::value("list-100", "`lbx-ls`, 100 recorded", None, at_100, "ms"),
+        Figure::value("list-1000", "`lbx-ls`, 1,000 recorded", None, at_1000, "ms"),
+        Figure::value("list", "`lbx-ls`, 10,000 recorded", Some(100.0), at_10000, "ms"),
+        Figure {
+            name: "list-linear",
+            about: "each of the last 9,000 in `lbx-ls` | each of the 900 after the first 100".into(),
+            promise: Some(1.25),
+            measured: crate::Measured::Ratio(apart(&[late], &[early]), "µs"),
+        },
+        Figure::value("list-names", "`lbx-ls --names`, 10,000 recorded", None, median(names), "ms"),
+        tab("list-tab", "TAB after `lbx-enter ` in bash, 10,000 recorded", ""),
+        tab("list-tab-some", "TAB after `lbx-enter p99` in bash, 10,000 recorded", "p99"),
+        Figure::ratio("list-create", "create beside 10,000 recorded | beside none", Some(2.0), apart(&last, &first)),
+        Figure::ratio(
+            "list-delete",
+            "delete beside 10,000 recorded | beside none",
+            None,
+            apart(&last_deleted, &first_deleted),
+        ),
+        Figure::value("list-create-many", "`lbx-env create -` of 200 beside 10,000, each", None, created, "ms"),
+        Figure::value("list-delete-many", "`lbx-env delete -` of 200 beside 10,000, each", None, deleted, "ms"),
+    ]
+}
+
+/// An environment that lbx-env made, and of which others are copies: what it has on disk, by files and
+/// by lines of the account files. Making each by itself would take minutes.
+struct Model {
+    record: String,
+    lines: Vec<(&'static str, String)>,
+    name: String,
+    path: String,
+    uid: u64,
+}
+
+impl Model {
+    fn of(base: &Project) -> Model {
+        let name = base.create(&[]);
+        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let line = |file: &'static str| {
+            let text = read(file);
+            let line = text.lines().find(|line| line.starts_with(&format!("{name}:")));
+            (file, format!("{}\n", line.unwrap_or_else(|| panic!("{file} has no line of {name}"))))
+        };
+        let lines = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"].map(line).into();
+        let record = read(&format!("{STATE}/{name}/record.json"));
+        let uid = base.record()["uid"].as_u64().expect("a uid");
+        Model { record, lines, name, path: base.str().to_owned(), uid }
+    }
+
+    /// Makes `dirs` projects with records and accounts, numbered from `number`.
+    fn seed(&self, dirs: &[PathBuf], number: usize) {
+        let paths: String = dirs.iter().map(|dir| format!("{}\n", dir.display())).collect();
+        let names = asked(Command::new(tool_file("lbx-name")).arg("-"), &paths);
+        let mut lines: Vec<String> = vec![String::new(); self.lines.len()];
+        for (at, (dir, name)) in dirs.iter().zip(names.lines()).enumerate() {
+            let uid = (self.uid as usize + number + at).to_string();
+            let copy = |text: &str, path: &str| {
+                let quoted = |path: &str| format!("\"{path}\"");
+                let text = text.replace(&quoted(&self.path), &quoted(path)).replace(&self.name, name);
+                text.replace(&self.uid.to_string(), &uid)
+            };
+            std::fs::create_dir(dir).expect("a project");
+            let state = Path::new(STATE).join(name);
+            std::fs::create_dir(&state).expect("a directory of records");
+            let record = copy(&self.record, dir.to_str().expect("a path of UTF-8"));
+            std::fs::write(state.join("record.json"), record).expect("a record");
+            for other in
+                ["lock", "last_used"].iter().filter(|other| Path::new(STATE).join(&self.name).join(other).exists())
+            {
+                std::fs::write(state.join(other), "").expect("a file beside a record");
+            }
+            lines.iter_mut().zip(&self.lines).for_each(|(all, (_, line))| *all += &copy(line, ""));
+        }
+        let members: String = names.lines().map(|name| format!(",{name}")).collect();
+        for (lines, (file, _)) in lines.iter().zip(&self.lines) {
+            let text = std::fs::read_to_string(file).expect("an account file");
+            let group = |line: &str| match line.starts_with("lbx-env:") {
+                true => format!("{line}{members}\n"),
+                false => format!("{line}\n"),
+            };
+            let text: String = text.lines().map(group).collect();
+            std::fs::write(file, text + lines).expect("account files can be written");
+        }
+    }
+}
+
+/// What it takes from TAB after `word` to the words that bash offers.
+fn tab(name: &'static str, about: &str, word: &str) -> Figure {
+    let script = format!(
+        "source {}\ncompopt() {{ :; }}\nCOMP_WORDS=(lbx-enter '{word}')\nCOMP_CWORD=1\nCOMP_LINE='lbx-enter {word}'
+        COMP_POINT=${{#COMP_LINE}}\nbefore=$EPOCHREALTIME\n_lbx lbx-enter '{word}' lbx-enter\nafter=$EPOCHREALTIME
+        [ ${{#COMPREPLY[@]}} -ge 100 ] || exit 1\necho $((${{after/./}} - ${{before/./}}))",
+        repository().join("completions/bash/llima-box").display()
+    );
+    let path = format!("{}:/usr/bin:/bin", tool_file("").display());
+    let once = || -> f64 {
+        let mut bash = Command::new("bash");
+        let micros = asked(bash.args(["--norc", "-c", &script]).env("PATH", &path).current_dir("/srv/empty"), "");
+        micros.trim().parse::<f64>().expect("bash knows the time") / 1000.0
+    };
+    std::fs::create_dir_all("/srv/empty").expect("an empty directory");
+    Figure::value(name, about, Some(50.0), median((0..11).map(|_| once()).collect()), "ms")
+}
+
+fn list(words: &[&str]) -> Vec<f64> {
+    let mut all = vec![tool_file("lbx-ls").display().to_string()];
+    all.extend(words.iter().map(|word| (*word).to_owned()));
+    run(&all);
+    times(25, || run(&all))
+}
+
+fn feed(words: &[&str], input: &str) {
+    asked(Command::new(tool_file("lbx-env")).args(words), input);
+}
