@@ -135,7 +135,8 @@ fn nothing_gets_through_and_soon() {
     let count = |why: &str| skipped.iter().filter(|word| **word == why).count();
     // the process laid outside may have the number of one that attacks just then
     let by_chance = count("the number is a process's inside");
-    let not_here = count("not a Lima VM");
+    // the machine itself may be one, of somebody else's
+    let not_here = count("not a Lima VM") + count("a Lima VM that lbx-vm has not made");
     // Lima lets everybody in its guests listen on low ports
     let low_port = count("everybody may: the machine's ip_unprivileged_port_start");
     assert!(by_chance <= 1, "{skipped:#?}");

@@ -93,7 +93,7 @@ fn opens(pid: i32, what: &str, flags: i32) -> bool {
     options.open(format!("/proc/{pid}/{what}")).is_ok()
 }
 
-/// That it is busy is found where it may be written: some lbx-enter runs as long as this does.
+/// That it is busy is found where it may be written: what has let this in runs as long as this does.
 fn may_write(path: &str) -> bool {
     match OpenOptions::new().write(true).open(path) {
         Ok(_) => true,

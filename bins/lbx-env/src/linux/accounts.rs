@@ -142,13 +142,14 @@ impl Accounts {
     /// is removed: at no instant is there an account without its lock and its expiry.
     pub(crate) fn write(&mut self, order: Order) -> Result<()> {
         let mut tables = [&mut self.shadow, &mut self.gshadow, &mut self.group, &mut self.passwd];
-        write_aside(&tables).inspect_err(|_| {
-            tables.iter().for_each(|table| drop(store::remove_file(&aside(&table.path))));
-        })?;
-        match order {
-            Order::PasswdLast => tables.iter_mut().try_for_each(|table| table.replace_file())?,
-            Order::PasswdFirst => tables.iter_mut().rev().try_for_each(|table| table.replace_file())?,
-        }
+        write_aside(&tables)
+            .and_then(|()| match order {
+                Order::PasswdLast => tables.iter_mut().try_for_each(|table| table.replace_file()),
+                Order::PasswdFirst => tables.iter_mut().rev().try_for_each(|table| table.replace_file()),
+            })
+            .inspect_err(|_| {
+                tables.iter().for_each(|table| drop(store::remove_file(&aside(&table.path))));
+            })?;
         if let Some(uid) = self.last_uid {
             let _ = rustix::fs::setxattr(STATE, LAST_UID, &uid.to_le_bytes(), XattrFlags::empty());
         }
@@ -382,9 +383,6 @@ impl Table {
     }
 
     fn write_aside(&self) -> Result<()> {
-        if !self.differs() {
-            return Ok(());
-        }
         let write = || -> io::Result<()> {
             let old = fs::metadata(&self.path)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside(&self.path))?;
@@ -407,18 +405,27 @@ impl Table {
     }
 }
 
-/// Writes the new texts of `tables`, at once: file systems do several syncs in the time of one.
+/// Writes the new texts of `tables`, at once: file systems do several syncs in the time of one. The threads
+/// have ended when this returns: nothing is forked beside them.
 fn write_aside(tables: &[&mut Table; 4]) -> Result<()> {
     std::thread::scope(|scope| {
-        let threads = tables.each_ref().map(|table| {
-            let table: &Table = table;
-            (table, std::thread::Builder::new().spawn_scoped(scope, || table.write_aside()))
-        });
-        let written = threads.map(|(table, thread)| match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // out of processes: one after another, then
-            Err(_) => table.write_aside(),
-        });
+        let tables: Vec<&Table> = tables.iter().map(|table| &**table).filter(|table| table.differs()).collect();
+        let threads: Vec<_> = tables
+            .iter()
+            .map(|table| std::thread::Builder::new().spawn_scoped(scope, || table.write_aside()))
+            .collect();
+        // all are waited for before one that failed is told of
+        let written: Vec<Result<()>> = tables
+            .iter()
+            .zip(threads)
+            .map(|(table, thread)| match thread {
+                Ok(thread) => thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::new(format!("cannot write '{}'", table.path.display())).into())),
+                // out of processes: one after another, then
+                Err(_) => table.write_aside(),
+            })
+            .collect();
         written.into_iter().collect()
     })
 }

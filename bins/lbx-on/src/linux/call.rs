@@ -288,9 +288,8 @@ impl Far {
         let mut far = Far::new(call);
         far.sink = call.stdin.then(|| Sink::new(spare.stdin)).transpose()?;
         far.source(spare.stdout, Stream::Stdout, false)?;
-        if !call.joined {
-            far.source(spare.stderr, Stream::Stderr, false)?;
-        }
+        // of joined streams it ends when the tool has heard so
+        far.source(spare.stderr, Stream::Stderr, false)?;
         far.pid = spare.pid;
         (far.agent, far.gate) = (agent, Some(spare.gate));
         Ok(far)

@@ -1,5 +1,6 @@
 //! The machine that runs this VM, as Lima tells it the guest.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -12,12 +13,21 @@ const RESOLVER: u8 = 3;
 const GATEWAY_6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 
 pub(super) fn host() -> Host {
-    let text = |file: &str| std::fs::read_to_string(Path::new(TOLD).join(file)).unwrap_or_default();
-    of(&text("lima.env"), &text("param.env"))
+    let text = |file: &str| match std::fs::read_to_string(Path::new(TOLD).join(file)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(|e| open(&format!("cannot read {TOLD}/{file}: {e}"))),
+    };
+    match (text("lima.env"), text("param.env")) {
+        (Ok(machine), Ok(params)) => of(&machine, &params),
+        (Err(host), _) | (_, Err(host)) => host,
+    }
+}
+
+fn open(why: &str) -> Host {
+    Host { open: why.to_owned(), ..Host::default() }
 }
 
 fn of(machine: &str, params: &str) -> Host {
-    let open = |why: &str| Host { open: why.to_owned(), ..Host::default() };
     let Some(gateway) = value(machine, "LIMA_CIDATA_SLIRP_GATEWAY").and_then(|text| text.parse().ok()) else {
         return open("not a Lima VM");
     };

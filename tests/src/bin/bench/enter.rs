@@ -50,7 +50,8 @@ pub(crate) fn figures() -> Vec<Figure> {
         ),
     ];
     let words = bwrap(&["true"]);
-    let about = "`lbx-enter ENV -- true` | bwrap --unshare-all (a view made anew; no account, filter, limits)";
+    let about =
+        "`lbx-enter ENV -- true` | bwrap --unshare-all (makes a network and a view anew; no account, filter, limits)";
     figures.push(match cannot(&words) {
         None => Figure::ratio("enter-bwrap", about, Some(0.45), pairs(200, || run(&ours), || run(&words))),
         Some(why) => Figure::not("enter-bwrap", about, Some(0.45), why),

@@ -12,7 +12,7 @@ const PEER: &str = "useradd -m and userdel -r";
 
 fn account_comes_and_goes() {
     run(&["useradd", "-m", ACCOUNT]);
-    sh(&format!("userdel -r {ACCOUNT} 2>/dev/null"));
+    run(&["userdel", "-r", ACCOUNT]);
 }
 
 pub(crate) fn figures() -> Vec<Figure> {

@@ -1,5 +1,5 @@
 //! Measures what the tools promise: each figure a ratio of two things that do the same work, taken in
-//! turn in one run, or a value with a limit. `scripts/bench` runs it in the sandbox, at a place, with
+//! turn in one run where both can be had so, or a value. `scripts/bench` runs it in the sandbox, at a place, with
 //! the groups that it names; each line is a figure in JSON. With `--show` the lines of stdin become a
 //! table, in Markdown.
 

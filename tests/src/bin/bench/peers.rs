@@ -84,8 +84,18 @@ pub(crate) fn makers(project: &Project) -> Vec<Peer> {
             proof: Some(words(&[&firejail[..], &["sh", "-c", &apart]].concat())),
             words: words(&[&firejail[..], &["true"]].concat()),
         },
-        Peer { name: "enter-crun", about: "crun run (no account, no limits)", words: container("crun"), proof: None },
-        Peer { name: "enter-runc", about: "runc run (no account, no limits)", words: container("runc"), proof: None },
+        Peer {
+            name: "enter-crun",
+            about: "crun run (no account, filter, limits)",
+            words: container("crun"),
+            proof: None,
+        },
+        Peer {
+            name: "enter-runc",
+            about: "runc run (no account, filter, limits)",
+            words: container("runc"),
+            proof: None,
+        },
         Peer {
             name: "enter-nspawn",
             about: "systemd-nspawn (no account, no filter of sockets)",
