@@ -145,12 +145,18 @@ impl Pty {
 
     /// Waits for the end of the process that leads the session.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + scaled(PATIENCE);
+        let ended = self.wait_for(scaled(PATIENCE));
+        ended.unwrap_or_else(|| panic!("it never ended; {:?}", self.lock()))
+    }
+
+    /// As [`Pty::wait`], for as long as `limit`.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                return status;
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            if ended.is_some() || Instant::now() > deadline {
+                return ended;
             }
-            assert!(Instant::now() < deadline, "it never ended; {:?}", self.lock());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -127,10 +127,10 @@ fn a_call_is_one_step_near_and_one_far() {
     assert!(trace.contains(&format!("{THERE}/{}/lbx-enter", version())), "{trace}");
 
     // the far end serves the call itself: it has not become that of another version
-    // with one stream for both outputs: the words of a spare lbx-enter came later, and are not shown
-    let both = std::fs::File::create(project.base().join("both")).unwrap();
+    // traced: the words of an lbx-enter that waited for its call came later, and are not shown
     let mut call = spawn(&project, "read go");
-    let mut call = call.stdin(Stdio::piped()).stdout(both.try_clone().unwrap()).stderr(both).spawn().unwrap();
+    call.env("LBX_TRACE", "1").stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut call = call.spawn().unwrap();
     let serving = format!(
         r#"for dir in /proc/[0-9]*; do
             case $(tr '\0' ' ' <$dir/cmdline 2>/dev/null) in "{THERE}"/*/lbx-enter\ *"{}"*) ;; *) continue ;; esac
