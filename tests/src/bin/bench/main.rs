@@ -98,7 +98,9 @@ impl Figure {
         let measured = match &self.measured {
             Measured::Ratio(compared, unit) => {
                 line["ratio"] = json!(compared.ratio);
-                line["interval"] = json!([compared.low, compared.high]);
+                if compared.count > 1 {
+                    line["interval"] = json!([compared.low, compared.high]);
+                }
                 line["values"] = json!([compared.ours, compared.peer]);
                 line["count"] = json!(compared.count);
                 line["unit"] = json!(unit);
