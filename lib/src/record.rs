@@ -304,8 +304,7 @@ impl std::fmt::Display for Unreadable {
 /// None for what these tools print.
 pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = serde_json::to_string(value)?;
-    // the first byte of all that are controls, and of few others: every record passes here
-    if text.bytes().any(|byte| matches!(byte, ..0x20 | 0x7f | 0xc2)) && text.contains(char::is_control) {
+    if text.contains(char::is_control) {
         text = text
             .chars()
             .map(|c| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
