@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lbx_tests::machine::{account, list, traces, write};
 use lbx_tests::place::{host_command, host_std_command, on};
@@ -67,7 +67,14 @@ fn the_first_shell_makes_the_environment_and_further_ones_share_it() {
         first_took.as_millis(),
         further_took.as_millis()
     );
-    assert!(further_took < first_took, "{further_took:?}, but the first one {first_took:?}");
+    // the best of several: one alone may have met with a busy machine
+    let again = (0..4).map(|_| {
+        let start = Instant::now();
+        shell(&project, "true").assert().success();
+        start.elapsed()
+    });
+    let best = again.fold(further_took, Duration::min);
+    assert!(best < first_took, "{best:?}, but the first one {first_took:?}");
 }
 
 #[test]
