@@ -1,10 +1,12 @@
-//! What takes time whatever the machine's mood: calls, processes, syncs. What raises a limit here says why.
+//! What takes time whatever the machine's mood: calls, processes, syncs, bytes, memory. What raises a limit here says why.
 
 use std::ffi::OsString;
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lbx_tests::machine::read;
-use lbx_tests::{Place, Project, command, installed, only_at, tool_file};
+use lbx_tests::{Place, Project, command, host, installed, only_at, std_command, tool_file};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Calls that waiting makes more of, and those that are some machines' only way to the time.
 const MOODS: [&str; 5] = ["futex", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday"];
@@ -46,6 +48,38 @@ fn count(calls: &[String], names: &[&str]) -> usize {
     calls.iter().filter(|call| names.contains(&name(call))).count()
 }
 
+/// Bytes that `calls` are to write: what they answer may be in another line.
+fn written(calls: &[String]) -> usize {
+    // the tools use none of those whose last argument is no count of bytes
+    assert_eq!(count(calls, &["writev", "pwritev", "pwrite64", "copy_file_range", "sendfile", "splice"]), 0);
+    let asked = |call: &String| -> usize {
+        let end = call.rfind(" <unfinished").or_else(|| call.rfind(") ")).expect("strace ends a call so");
+        let count = call[..end].rsplit(", ").next().and_then(|count| count.parse().ok());
+        count.unwrap_or_else(|| panic!("no count of bytes: {call}"))
+    };
+    calls.iter().filter(|call| name(call) == "write").map(asked).sum()
+}
+
+/// How often `calls` asked the kernel for memory.
+fn allocations(calls: &[String]) -> usize {
+    let has_none_yet = |call: &&String| name(call) == "brk" || call.contains("MAP_ANONYMOUS");
+    calls.iter().filter(has_none_yet).count()
+}
+
+/// Page faults of `words` that needed no disk, its children's included: the least of some times, since
+/// what the machine does meanwhile adds to them.
+fn faults(before: impl Fn(), words: &[OsString]) -> u64 {
+    let mut least = u64::MAX;
+    for _ in 0..5 {
+        before();
+        let counted = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it can be asked for").minor_page_faults();
+        assert!(std_command(&words[0]).args(&words[1..]).stdout(Stdio::null()).status().expect("it runs").success());
+        let now = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it can be asked for").minor_page_faults();
+        least = least.min(u64::try_from(now - counted).expect("they grow"));
+    }
+    least
+}
+
 fn words(verb: &str, project: &Project) -> Vec<OsString> {
     vec![tool_file("lbx-env").into(), verb.into(), project.path().into()]
 }
@@ -65,6 +99,13 @@ fn a_command_takes_one_process_and_no_look_at_other_environments() {
     // of prctl as many as the kernel has capabilities
     let dropped = count(&calls, &["prctl"]);
     assert!(calls.len() - dropped <= 155, "{} calls and {dropped} of prctl", calls.len() - dropped);
+    // up to the exec: what follows is the command's
+    let ours = calls.iter().rposition(|call| name(call) == "execve").expect("it runs the command");
+    let allocations = allocations(&calls[..ours]);
+    assert!(allocations <= 3, "{allocations} requests for memory");
+    let (ours, bare) = (project.enter_words(&["true"]), ["true".into()]);
+    let faults = faults(|| (), &ours).saturating_sub(faults(|| (), &bare));
+    assert!(faults <= 45, "{faults} page faults more than without");
 }
 
 #[test]
@@ -76,6 +117,20 @@ fn a_create_syncs_each_file_once() {
     assert!(syncs <= 5, "{syncs} syncs");
     assert_eq!(count(&calls, &["execve"]), 1, "no other program");
     assert!(calls.len() <= 380, "{} calls", calls.len());
+    // the account files are written whole, and the home begins as the machine's /etc/skel
+    let whole =
+        host("cat /etc/passwd /etc/group /etc/shadow /etc/gshadow; find /etc/skel -type f -exec cat {} +").len();
+    let own = written(&calls).saturating_sub(whole);
+    assert!(own <= 500, "{own} bytes beside the {whole} of account files and home");
+    let allocations = allocations(&calls);
+    assert!(allocations <= 18, "{allocations} requests for memory");
+    let faults = faults(
+        || {
+            project.env_tool("delete").args(["-f", "--"]).arg(project.path()).assert().success();
+        },
+        &words("create", &project),
+    );
+    assert!(faults <= 90, "{faults} page faults");
 }
 
 #[test]
