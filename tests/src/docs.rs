@@ -1,8 +1,9 @@
 //! What is written about the tools and made from them, so that it cannot lie: man pages,
-//! completions, the map in CONTRIBUTING.md. `scripts/gen-docs` writes it; a test compares it with
+//! completions, the map in CONTRIBUTING.md, the figures in README.md. `scripts/gen-docs` writes it; a test compares it with
 //! what is committed.
 
 mod completion;
+pub mod figures;
 mod man;
 mod map;
 
@@ -39,6 +40,7 @@ pub fn generated() -> Result<Vec<(PathBuf, String)>> {
     }
     files.extend(completion::scripts(&tools)?);
     files.push(map::contributing()?);
+    files.push(figures::readme()?);
     Ok(files)
 }
 

@@ -11,14 +11,15 @@ use crate::Figure;
 use crate::pairs::{pairs, run, run_piped};
 use crate::peers::{bwrap, cannot, holder, makers, nsenter};
 
-const TOOLS: [(&str, &str); 7] = [
-    ("lbx-enter", "cold-enter"),
-    ("lbx-env", "cold-env"),
-    ("lbx-ls", "cold-ls"),
-    ("lbx-name", "cold-name"),
-    ("lbx-on", "cold-on"),
-    ("lbx-vm", "cold-vm"),
-    ("llima-box", "cold-llima-box"),
+/// With the names of two figures, of starting it and of its size.
+const TOOLS: [(&str, &str, &str); 7] = [
+    ("lbx-enter", "cold-enter", "size-enter"),
+    ("lbx-env", "cold-env", "size-env"),
+    ("lbx-ls", "cold-ls", "size-ls"),
+    ("lbx-name", "cold-name", "size-name"),
+    ("lbx-on", "cold-on", "size-on"),
+    ("lbx-vm", "cold-vm", "size-vm"),
+    ("llima-box", "cold-llima-box", "size-llima-box"),
 ];
 
 pub(crate) fn figures() -> Vec<Figure> {
@@ -69,15 +70,20 @@ pub(crate) fn figures() -> Vec<Figure> {
         );
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", holder())).expect("the holder lives");
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    let rss = rss.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN);
-    figures.push(Figure::value("holder", "resident memory of an environment's holder", None, rss, "KiB"));
-    for (tool, name) in TOOLS {
+    let field = |name: &str| -> f64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+    };
+    let about = "resident memory of an environment's holder, most of it the program's file, which all share";
+    figures.push(Figure::value("holder", about, None, field("VmRSS"), "KiB"));
+    figures.push(Figure::value("holder-own", "of that what is the one holder's own", None, field("RssAnon"), "KiB"));
+    for (tool, cold, size) in TOOLS {
         let file = tool_file(tool);
-        let kib = std::fs::metadata(&file).expect("a tool").len() / 1024;
+        let bytes = std::fs::metadata(&file).expect("a tool").len();
+        figures.push(Figure::value(size, format!("size of {tool}"), None, bytes as f64 / 1024.0, "KiB"));
         let words: [OsString; 2] = [file.into(), "--version".into()];
         let compared = pairs(60, || run(&words), || run(&["/bin/true"]));
-        figures.push(Figure::ratio(name, format!("`{tool} --version`, of {kib} KiB | true"), None, compared));
+        figures.push(Figure::ratio(cold, format!("`{tool} --version` | true"), None, compared));
     }
     figures
 }

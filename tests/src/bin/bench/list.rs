@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lbx_tests::{Project, repository, tool_file};
+use lbx_tests::{Project, tool_file};
 
-use crate::Figure;
 use crate::pairs::{apart, asked, median, run, time, times};
+use crate::{Figure, tab};
 
 const RECORDED: usize = 10_000;
 const STATE: &str = "/var/lib/llima-box/envs";
@@ -40,6 +40,7 @@ pub(crate) fn figures() -> Vec<Figure> {
         list(&[])
     });
     let names = list(&["--names"]);
+    let tabs = tab::figures();
     let (last, last_deleted) = come_and_go("last");
     let batch: String = (0..BATCH).map(|n| format!("{}\n", dir(format!("batch{n}")).display())).collect();
     let created = time(&mut || feed(&["create", "-"], &batch)) / BATCH as f64;
@@ -47,7 +48,7 @@ pub(crate) fn figures() -> Vec<Figure> {
     let [at_100, at_1000, at_10000] = listed.map(median);
     let each = |more: f64, less: f64, count: f64| (more - less) * 1000.0 / count;
     let (late, early) = (each(at_10000, at_1000, 9_000.0), each(at_1000, at_100, 900.0));
-    vec![
+    let mut figures = vec![
         Figure::value("list-100", "`lbx-ls`, 100 recorded", None, at_100, "ms"),
         Figure::value("list-1000", "`lbx-ls`, 1,000 recorded", None, at_1000, "ms"),
         Figure::value("list", "`lbx-ls`, 10,000 recorded", Some(100.0), at_10000, "ms"),
@@ -58,8 +59,6 @@ pub(crate) fn figures() -> Vec<Figure> {
             measured: crate::Measured::Ratio(apart(&[late], &[early]), "µs"),
         },
         Figure::value("list-names", "`lbx-ls --names`, 10,000 recorded", None, median(names), "ms"),
-        tab("list-tab", "TAB after `lbx-enter ` in bash, 10,000 recorded", ""),
-        tab("list-tab-some", "TAB after `lbx-enter p99` in bash, 10,000 recorded", "p99"),
         Figure::ratio("list-create", "create beside 10,000 recorded | beside none", Some(2.0), apart(&last, &first)),
         Figure::ratio(
             "list-delete",
@@ -69,7 +68,9 @@ pub(crate) fn figures() -> Vec<Figure> {
         ),
         Figure::value("list-create-many", "`lbx-env create -` of 200 beside 10,000, each", None, created, "ms"),
         Figure::value("list-delete-many", "`lbx-env delete -` of 200 beside 10,000, each", None, deleted, "ms"),
-    ]
+    ];
+    figures.extend(tabs);
+    figures
 }
 
 /// An environment that lbx-env made, and of which others are copies: what it has on disk, by files and
@@ -132,24 +133,6 @@ impl Model {
             std::fs::write(file, text + lines).expect("account files can be written");
         }
     }
-}
-
-/// What it takes from TAB after `word` to the words that bash offers.
-fn tab(name: &'static str, about: &str, word: &str) -> Figure {
-    let script = format!(
-        "source {}\ncompopt() {{ :; }}\nCOMP_WORDS=(lbx-enter '{word}')\nCOMP_CWORD=1\nCOMP_LINE='lbx-enter {word}'
-        COMP_POINT=${{#COMP_LINE}}\nbefore=$EPOCHREALTIME\n_lbx lbx-enter '{word}' lbx-enter\nafter=$EPOCHREALTIME
-        [ ${{#COMPREPLY[@]}} -ge 100 ] || exit 1\necho $((${{after/./}} - ${{before/./}}))",
-        repository().join("completions/bash/llima-box").display()
-    );
-    let path = format!("{}:/usr/bin:/bin", tool_file("").display());
-    let once = || -> f64 {
-        let mut bash = Command::new("bash");
-        let micros = asked(bash.args(["--norc", "-c", &script]).env("PATH", &path).current_dir("/srv/empty"), "");
-        micros.trim().parse::<f64>().expect("bash knows the time") / 1000.0
-    };
-    std::fs::create_dir_all("/srv/empty").expect("an empty directory");
-    Figure::value(name, about, Some(50.0), median((0..11).map(|_| once()).collect()), "ms")
 }
 
 fn list(words: &[&str]) -> Vec<f64> {

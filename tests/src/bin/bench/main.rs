@@ -15,8 +15,8 @@ mod list;
 mod many;
 mod pairs;
 mod peers;
-mod show;
 mod stream;
+mod tab;
 mod vm;
 
 use pairs::Compared;
@@ -44,21 +44,23 @@ struct Group {
     take: fn() -> Vec<Figure>,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group { name: "enter", places: &[Place::Local], take: enter::figures },
     Group { name: "life", places: &[Place::Local], take: life::figures },
     Group { name: "many", places: &[Place::Local], take: many::figures },
     Group { name: "list", places: &[Place::Local], take: list::figures },
     Group { name: "files", places: &[Place::Local], take: files::figures },
     Group { name: "stream", places: &[Place::Local, Place::Ssh], take: stream::figures },
+    // two, that the first is told before the second begins, which takes long
     Group { name: "vm", places: &[Place::Lima], take: vm::figures },
+    Group { name: "vm", places: &[Place::Lima], take: files::in_vm },
 ];
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted == ["--show"] {
         let lines = std::io::stdin().lines().map_while(Result::ok);
-        say(&show::markdown(lines.filter_map(|line| serde_json::from_str(&line).ok())));
+        say(&lbx_tests::docs::figures::table(lines.filter_map(|line| serde_json::from_str(&line).ok())));
         return;
     }
     for group in GROUPS.iter().filter(|group| group.places.contains(&place())) {

@@ -1,109 +1,237 @@
-//! Many environments at once.
+//! Many environments at once, and the machine's other work beside them.
+//!
+//! Beside a thousand and beside one, by turns: a thousand come and go some times, and before and after
+//! each change the same short pieces of work are timed, over and over, by programs that live on through
+//! all of it. Of a window counts the time that a tenth of its pieces stay below: what disturbs from
+//! elsewhere only ever adds, and meets few of them, while what many environments cost, all pay.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use lbx_tests::{Project, tool_file};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::Figure;
-use crate::pairs::{apart, median, run, sh, time, times};
+use crate::pairs::{asked, between, median, pairs, run, time};
 
-/// How many live at last.
+/// How many live at last, the one that always does included.
 const MANY: usize = 1000;
-/// How many are started for their memory to be looked at.
+/// How many live when time and memory are looked at on the way up.
 const COUNTS: [usize; 3] = [10, 100, MANY];
-/// How many of the first and of the last are looked at.
-const LOOK: usize = 30;
-/// What an unrelated program does.
-const OTHERS: [(&str, &str, &str); 3] = [
-    ("many-fork", "30 forks of a shell", "for i in 0 1 2 3 4 5 6 7 8 9; do (:); (:); (:); done"),
-    ("many-exec", "10 × true", "for i in 0 1 2 3 4 5 6 7 8 9; do /bin/true; done"),
-    (
-        "many-mount",
-        "a mount namespace with 5 mounts and umounts",
-        "unshare -m sh -c 'for i in 1 2 3 4 5; do mount -t tmpfs none /mnt && umount /mnt; done'",
-    ),
+/// How often a thousand come and go.
+const TURNS: usize = 6;
+/// How often a window goes over all that it times: a little of each, so that a mood of the machine
+/// meets all alike.
+const SLICES: usize = 10;
+/// How many of the first and of the last are entered in turn.
+const LOOK: usize = 100;
+/// What is timed, how often in a slice, and what it may be beside a thousand, to what it is beside one.
+const TIMED: [(&str, &str, usize, f64); 5] = [
+    ("many-create", "create and first command of another", 3, 1.3),
+    ("many-enter", "a command in the last", 6, 1.3),
+    ("many-fork", "10 forks of a shell", 20, 1.05),
+    ("many-exec", "5 × true", 20, 1.05),
+    ("many-mount", "a mount namespace with 5 mounts and umounts", 20, 1.05),
 ];
+/// How each grows: names of figures by [`COUNTS`], of creating and of entering.
+const CLIMB: [(&str, &str); 4] = [
+    ("many-create-at-1", "many-enter-at-1"),
+    ("many-create-at-10", "many-enter-at-10"),
+    ("many-create-at-100", "many-enter-at-100"),
+    ("many-create-at-1000", "many-enter-at-1000"),
+];
+
+/// Times of what is [`TIMED`].
+type Window = [Vec<f64>; TIMED.len()];
 
 pub(crate) fn figures() -> Vec<Figure> {
     let (env, enter) = (tool_file("lbx-env"), tool_file("lbx-enter"));
     let verb = |verb: &str, dir: &Path| run(&[env.as_os_str(), OsStr::new(verb), OsStr::new("--"), dir.as_os_str()]);
     let command = |dir: &Path| run(&[enter.as_os_str(), dir.as_os_str(), OsStr::new("--"), OsStr::new("true")]);
-    let base = Project::new();
-    let dirs: Vec<_> = (0..MANY).map(|n| base.path().join(format!("p{n}"))).collect();
+    let all = |verb: &str, dirs: &[PathBuf]| {
+        let list: String = dirs.iter().map(|dir| format!("{}\n", dir.display())).collect();
+        asked(Command::new(&env).args([verb, "-"]), &list);
+        // what was just made is still being written, and who syncs next would wait for it
+        run(&["sync", "--file-system", "/srv"]);
+    };
+    let (base, another) = (Project::new(), Project::new());
+    let dirs: Vec<_> = (1..MANY).map(|n| base.base().join(format!("p{n}"))).collect();
     dirs.iter().for_each(|dir| std::fs::create_dir(dir).expect("a project"));
-    // the first pays for what all share
+    // the first pays for what all share, and the last that goes takes it along
     verb("create", base.path());
     verb("start", base.path());
-    command(base.path());
-    let others = || OTHERS.map(|(_, _, work)| times(LOOK, || sh(work)));
-    let (mut made, mut entered) = (Vec::new(), Vec::new());
-    let mut make = |dir: &Path| {
-        made.push(time(&mut || {
-            verb("create", dir);
-            verb("start", dir);
-        }));
-        entered.push(time(&mut || command(dir)));
-    };
-    dirs.iter().for_each(|dir| make(dir));
-    // by turns, as far as a thousand can: the machine's mood changes meanwhile
-    let all = |verb: &str, dirs: &[PathBuf]| {
-        let words = [env.as_os_str(), OsStr::new(verb), OsStr::new("--")];
-        run(&words.into_iter().chain(dirs.iter().map(|dir| dir.as_os_str())).collect::<Vec<_>>());
-    };
-    let (mut alone, mut beside): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
-    let add = |to: &mut [Vec<f64>; 3]| to.iter_mut().zip(others()).for_each(|(to, more)| to.extend(more));
-    add(&mut beside);
-    let mut memory: [Vec<f64>; 3] = Default::default();
-    for _ in 0..2 {
-        all("stop", &dirs);
-        add(&mut alone);
-        let (before, mut from) = (used(), 0);
-        for (upto, each) in COUNTS.iter().zip(&mut memory) {
-            all("start", &dirs[from..*upto]);
-            from = *upto;
-            each.push((used() - before) / *upto as f64);
+    let mut forks = Other::run("(:); (:); (:); (:); (:); (:); (:); (:); (:); (:)");
+    let mut execs = Other::run("/bin/true; /bin/true; /bin/true; /bin/true; /bin/true");
+    let mut window = |last: &Path| -> Window {
+        let mut times = Window::default();
+        let [create, enter, fork, exec, mount] = TIMED.map(|(_, _, times, _)| times);
+        for _ in 0..SLICES {
+            for _ in 0..create {
+                times[0].push(time(&mut || {
+                    verb("create", another.path());
+                    command(another.path());
+                }));
+                verb("delete", another.path());
+            }
+            times[1].extend((0..enter).map(|_| time(&mut || command(last))));
+            times[2].extend((0..fork).map(|_| forks.time()));
+            times[3].extend((0..exec).map(|_| execs.time()));
+            times[4].extend(mounts(mount));
         }
-        add(&mut beside);
-    }
-    let deleted = time(&mut || all("delete", &dirs)) / 1000.0;
-    add(&mut alone);
-    // the first once more
-    dirs[..LOOK].iter().for_each(|dir| make(dir));
-
-    let ratio = |name, about: &str, promise, times: &[f64]| {
-        Figure::ratio(name, about, Some(promise), {
-            let first = [&times[..LOOK], &times[MANY..]].concat();
-            apart(&times[MANY - LOOK..MANY], &first)
-        })
+        times
     };
-    let mut figures = vec![
-        ratio("many-create", "create and start, the last 30 of 1,000 | the first 30, before and after", 1.3, &made),
-        ratio("many-enter", "a command in each, the last 30 of 1,000 | the first 30, before and after", 1.3, &entered),
-    ];
-    for ((name, about, _), (beside, alone)) in OTHERS.iter().zip(beside.iter().zip(&alone)) {
-        let about = format!("{about}, beside 1,000 environments | beside one, by turns");
-        figures.push(Figure::ratio(name, about, Some(1.05), apart(beside, alone)));
+    // the first of all is slow for reasons of its own
+    window(base.path());
+    let mut figures = vec![memory_of_one(another.path(), &verb)];
+
+    let (mut alone, mut beside) = (vec![window(base.path())], Vec::new());
+    let mut climb = alone.clone();
+    let mut memory: [Vec<f64>; COUNTS.len()] = Default::default();
+    let mut deleted = Vec::new();
+    let last = dirs.last().expect("many");
+    for turn in 0..TURNS {
+        if turn == 0 {
+            let mut have = 0;
+            for count in COUNTS {
+                all("create", &dirs[have..count - 1]);
+                all("start", &dirs[have..count - 1]);
+                have = count - 1;
+                climb.push(window(&dirs[count - 2]));
+            }
+            let (mut early, mut late) = (dirs.iter(), dirs.iter().rev());
+            let enter = |dirs: &mut dyn Iterator<Item = &PathBuf>| command(dirs.next().expect("there are more"));
+            figures.push(Figure::ratio(
+                "many-position",
+                "a command in the last made of 1,000 | in the first made, while all live",
+                Some(1.3),
+                pairs(LOOK, || enter(&mut late), || enter(&mut early)),
+            ));
+        } else {
+            all("create", &dirs);
+            let (before, mut have) = (used(), 0);
+            for (count, each) in COUNTS.iter().zip(&mut memory) {
+                all("start", &dirs[have..count - 1]);
+                have = count - 1;
+                each.push((used() - before) / have as f64);
+            }
+        }
+        beside.push(window(last));
+        deleted.push(time(&mut || all("delete", &dirs)) / 1000.0);
+        alone.push(window(base.path()));
     }
-    let at = |upto: usize, times: &[f64]| median(times[upto.saturating_sub(LOOK).min(upto / 2)..upto].to_vec());
-    for (name, entering, count) in [("many-at-10", "many-enter-at-10", 10), ("many-at-100", "many-enter-at-100", 100)] {
-        figures.push(Figure::value(name, format!("create and start, of {count}"), None, at(count, &made), "ms"));
+
+    for (at, (name, about, _, promise)) in TIMED.into_iter().enumerate() {
+        let quick = |windows: &[Window]| -> Vec<f64> { windows.iter().map(|times| tenth(&times[at])).collect() };
+        let about = format!("{about}, beside 1,000 environments | beside one, by turns");
+        figures.push(Figure::ratio(name, about, Some(promise), between(&quick(&beside), &quick(&alone))));
+    }
+    for ((creating, entering), (times, count)) in CLIMB.into_iter().zip(climb.iter().zip([1, 10, 100, MANY])) {
+        let of = |at: usize| median(times[at].clone());
         figures.push(Figure::value(
-            entering,
-            format!("a command in each, of {count}"),
+            creating,
+            format!("create and first command of another, beside {count}"),
             None,
-            at(count, &entered),
+            of(0),
             "ms",
         ));
+        figures.push(Figure::value(entering, format!("a command in the last of {count}"), None, of(1), "ms"));
     }
     for ((count, each), name) in COUNTS.iter().zip(memory).zip(["memory-10", "memory-100", "memory-1000"]) {
         let about = format!("memory of one idle of {count}, the kernel's included");
         let promise = (*count == MANY).then_some(300.0);
         figures.push(Figure::value(name, about, promise, median(each), "KiB"));
     }
-    figures.push(Figure::value("many-delete", "delete of 1,000 that live, at once", Some(5.0), deleted, "s"));
+    figures.push(Figure::value("many-delete", "delete of 1,000 that live, at once", Some(5.0), median(deleted), "s"));
     figures
+}
+
+/// Of one alone: little beside what the machine takes and gives meanwhile, so that it is looked at often.
+fn memory_of_one(project: &Path, verb: &impl Fn(&str, &Path)) -> Figure {
+    verb("create", project);
+    let once = |_| {
+        let before = used();
+        verb("start", project);
+        let more = used() - before;
+        verb("stop", project);
+        more
+    };
+    let kib = median((0..9).map(once).collect());
+    verb("delete", project);
+    Figure::value("memory-1", "memory of one idle, the kernel's included", None, kib, "KiB")
+}
+
+/// What a tenth of `times` stays below.
+fn tenth(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 10]
+}
+
+/// Times of `count` mount namespaces with mounts in them, in a thread with one for itself.
+fn mounts(count: usize) -> Vec<f64> {
+    let once = || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("root makes namespaces");
+        for _ in 0..5 {
+            mount("none", "/mnt", "tmpfs", MountFlags::empty(), None).expect("root mounts");
+            unmount("/mnt", UnmountFlags::empty()).expect("nobody is there");
+        }
+    };
+    let work = || {
+        sched_setaffinity(Pid::from_raw(0), &one_processor()).expect("a thread can stay where it is");
+        (0..count).map(|_| time(&mut || once())).collect()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().expect("it ends"))
+}
+
+/// The last processor that there is for us.
+fn one_processor() -> CpuSet {
+    let all = sched_getaffinity(Pid::from_raw(0)).expect("our processors");
+    let last = (0..CpuSet::count()).rfind(|cpu| all.is_set(*cpu).unwrap_or(false)).expect("a processor");
+    let mut one = CpuSet::new();
+    one.set(last).expect("a processor");
+    one
+}
+
+/// An unrelated program: a shell that does the same work again whenever it is asked, and tells how long
+/// it took.
+struct Other {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Other {
+    fn run(work: &str) -> Other {
+        let script = format!(
+            "while read -r; do before=$EPOCHREALTIME; {work}; after=$EPOCHREALTIME; echo $((${{after/./}} - ${{before/./}})); done"
+        );
+        let mut bash = Command::new("bash");
+        let mut child =
+            bash.args(["--norc", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash");
+        let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+        sched_setaffinity(pid, &one_processor()).expect("a child can be kept on a processor");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe"));
+        Other { child, lines }
+    }
+
+    /// Milliseconds.
+    fn time(&mut self) -> f64 {
+        self.child.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it listens");
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("it answers");
+        line.trim().parse::<f64>().expect("bash knows the time") / 1000.0
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
 }
 
 /// KiB that are neither free nor copies of what is on a disk.

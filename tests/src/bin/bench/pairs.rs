@@ -55,6 +55,14 @@ pub(crate) fn apart(ours: &[f64], peer: &[f64]) -> Compared {
     Compared { ours, peer, ratio: ours / peer, low: low / most, high: high / least, count }
 }
 
+/// What can be taken in turn only with an effort, `peer` once more than `ours`: the median of the ratios
+/// of each to the middle of what came before and after it.
+pub(crate) fn between(ours: &[f64], peer: &[f64]) -> Compared {
+    let around = peer.windows(2).map(|two| (two[0] + two[1]) / 2.0);
+    let (ratio, low, high) = interval(ours.iter().zip(around).map(|(ours, peer)| ours / peer).collect());
+    Compared { ours: median(ours.to_vec()), peer: median(peer.to_vec()), ratio, low, high, count: ours.len() }
+}
+
 /// The median of `values`, and the two between which it lies: order statistics, from a binomial by its
 /// normal approximation.
 fn interval(mut values: Vec<f64>) -> (f64, f64, f64) {

@@ -8,10 +8,7 @@ use lbx_tests::{Place, Project, place};
 
 use crate::Figure;
 use crate::pairs::pairs;
-use crate::peers::nsenter;
-
-/// Makes of a command the words that run it elsewhere.
-type Words<'a> = dyn Fn(&[&str]) -> Vec<OsString> + 'a;
+use crate::peers::{Words, nsenter};
 
 /// A kept connection, as lbx-on keeps one.
 const MASTER: [&str; 6] =

@@ -1,9 +1,35 @@
-//! Figures for a person: facts of the machine, and a table.
+//! Figures for a person: facts of the machine, and a table. README has those that are promised, from
+//! `tests/figures.json`, which `scripts/bench --readme` writes.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::repository;
+
+const FILE: &str = "README.md";
+const DATA: &str = "tests/figures.json";
+const BEGIN: &str = "<!-- figures: made by scripts/bench --readme -->\n";
+const END: &str = "<!-- end of figures -->\n";
+
+/// README.md with the figures as they should be.
+pub(super) fn readme() -> Result<(PathBuf, String)> {
+    let read =
+        |file: &str| std::fs::read_to_string(repository().join(file)).with_context(|| format!("cannot read '{file}'"));
+    let (text, data) = (read(FILE)?, read(DATA)?);
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no figures in '{FILE}'"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("no end of the figures in '{FILE}'"))?;
+    let lines = data.lines().map(|line| serde_json::from_str(line).with_context(|| format!("no figure: {line}")));
+    let lines = lines.collect::<Result<Vec<Value>>>()?;
+    // what nothing is promised of is for those who work on it
+    let of_use = lines.into_iter().filter(|line| line["date"].is_string() || line["promise"].is_number());
+    let table = table(of_use);
+    Ok((FILE.into(), format!("{before}{BEGIN}\n{table}\n\n{END}{after}")))
+}
+
 /// Lines of JSON as Markdown; the first with facts of a machine tells of it.
-pub(crate) fn markdown(lines: impl Iterator<Item = Value>) -> String {
+pub fn table(lines: impl Iterator<Item = Value>) -> String {
     let (facts, figures): (Vec<Value>, Vec<Value>) = lines.partition(|line| line["date"].is_string());
     let mut text = facts.first().map(machine).unwrap_or_default();
     text += "| what | to what | | | ratio | goal | |\n|---|---|--:|--:|--:|--:|---|\n";
@@ -14,8 +40,11 @@ pub(crate) fn markdown(lines: impl Iterator<Item = Value>) -> String {
 fn machine(facts: &Value) -> String {
     let text = |field: &str| facts[field].as_str().unwrap_or("unknown").to_owned();
     let gib = facts["memory_kib"].as_f64().unwrap_or_default() / 1024.0 / 1024.0;
+    let busy = facts["load"].as_f64().filter(|load| *load >= 0.5).map_or_else(String::new, |load| {
+        format!(" The machine had other work to do (load {load:.1}): what is no ratio is not to be relied on.")
+    });
     format!(
-        "Taken on {} by `scripts/bench`, commit {}: {} processors ({}), {gib:.0} GiB of memory, Linux {} on {}.\n\n",
+        "Taken on {} by `scripts/bench`, commit {}: {} processors ({}), {gib:.0} GiB of memory, Linux {} on {}.{busy}\n\n",
         text("date"),
         text("commit"),
         facts["processors"],
