@@ -2,7 +2,7 @@
 # completions/sections/fish. It runs nothing but lbx-ls, which starts nothing.
 
 # words so far|word|kind|help
-set -g __lbx_table 'lbx-name|-0|flag|Operands on standard input and names on standard output end with NUL, not newline
+set -g __lbx_table (string split \n -- 'lbx-name|-0|flag|Operands on standard input and names on standard output end with NUL, not newline
 lbx-name|--null|flag|Operands on standard input and names on standard output end with NUL, not newline
 lbx-name|--name|@none|Use WORD in place of the path\'s last component
 lbx-name|@*|@dir|Paths of projects, which need not exist [default: .]; \'-\' reads them from standard input
@@ -315,26 +315,22 @@ llima-box|enter|tool|Runs one command inside an environment
 llima-box|ls|tool|Prints one JSON line per environment
 llima-box|on|tool|Runs one tool at another place
 llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
-llima-box|vm|tool|Ensures the VM: created, running, guest tools in place'
+llima-box|vm|tool|Ensures the VM: created, running, guest tools in place')
 
 # Prints the kind of word $argv[2] in context $argv[1].
 function __lbx_kind
-    for row in (string split \n -- $__lbx_table)
-        set -l field (string split -m 3 '|' -- $row)
-        if test "$field[1]" = "$argv[1]" -a "$field[2]" = "$argv[2]"
-            echo $field[3]
-            return
-        end
-    end
-    return 1
+    set -l start (string escape --style=regex -- "$argv[1]|$argv[2]|")
+    set -l kinds (string replace -rf -- "^$start([^|]*).*" '$1' $__lbx_table)
+    or return
+    echo $kinds[1]
 end
 
 # Prints the words of context $argv[1] whose word and kind match $argv[2] and $argv[3], with help.
 function __lbx_words
-    for row in (string split \n -- $__lbx_table)
+    set -l start (string escape --style=regex -- "$argv[1]|")
+    for row in (string match -r -- "^$start.*" $__lbx_table)
         set -l field (string split -m 3 '|' -- $row)
-        test "$field[1]" = "$argv[1]"
-        and string match -qr -- $argv[2] $field[2]
+        string match -qr -- $argv[2] $field[2]
         and string match -qr -- $argv[3] $field[3]
         and printf '%s\t%s\n' $field[2] $field[4]
     end
@@ -365,7 +361,8 @@ function __lbx_values
         case @env
             set -l on
             test -n "$argv[3]"; and set on --on $argv[3]
-            lbx-ls --names $on 2>/dev/null | string replace -r '$' '\tenvironment'
+            # as they are: there may be thousands, and to say of each what it is takes longer than to list them
+            lbx-ls --names $on 2>/dev/null
             __fish_complete_directories $argv[2]
         case @dir
             __fish_complete_directories $argv[2]
@@ -404,7 +401,7 @@ function __lbx_complete
         if test -n "$wants"
             test "$wants" = @place; and set place $word
             set wants
-        else if test $dashes = no -a "$word" = --
+        else if test $dashes = no; and test "$word" = --
             set dashes yes
         else if test $dashes = no; and string match -qr -- '^-.' $word
             set -l option (string split -m 1 = -- $word)

@@ -339,7 +339,10 @@ fn fish_completes_names_and_options_and_starts_nothing() {
             fish.arg(repository().join("completions/fish/llima-box.fish")).arg(line);
             let path = format!("{}:/usr/bin:/bin", dir.display());
             fish.current_dir(dir.join("here")).env_clear().env("PATH", path).env("HOME", dir);
-            let answer = run(&mut fish);
+            let output = fish.output().unwrap();
+            // it would be shown to whoever presses TAB
+            assert!(output.stderr.is_empty(), "'{line}': {}", String::from_utf8_lossy(&output.stderr));
+            let answer = String::from_utf8(output.stdout).unwrap();
             answer.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect()
         });
     }
