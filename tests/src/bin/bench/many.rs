@@ -58,6 +58,7 @@ pub(crate) fn figures() -> Vec<Figure> {
         asked(Command::new(&env).args([verb, "-"]), &list);
         // what was just made is still being written, and who syncs next would wait for it
         run(&["sync", "--file-system", "/srv"]);
+        settle();
     };
     let (base, another) = (Project::new(), Project::new());
     let dirs: Vec<_> = (1..MANY).map(|n| base.base().join(format!("p{n}"))).collect();
@@ -87,11 +88,12 @@ pub(crate) fn figures() -> Vec<Figure> {
     };
     // the first of all is slow for reasons of its own
     window(base.path());
-    let mut figures = vec![memory_of_one(another.path(), &verb)];
+    let few = [("memory-1", 1), ("memory-10", 10)];
+    let mut figures: Vec<_> = few.map(|(name, count)| memory_of_few(name, &dirs[..count], &all)).into();
 
     let (mut alone, mut beside) = (vec![window(base.path())], Vec::new());
     let mut climb = alone.clone();
-    let mut memory: [Vec<f64>; COUNTS.len()] = Default::default();
+    let mut memory: [Vec<f64>; 2] = Default::default();
     let mut deleted = Vec::new();
     let last = dirs.last().expect("many");
     for turn in 0..TURNS {
@@ -114,7 +116,7 @@ pub(crate) fn figures() -> Vec<Figure> {
         } else {
             all("create", &dirs);
             let (before, mut have) = (used(), 0);
-            for (count, each) in COUNTS.iter().zip(&mut memory) {
+            for (count, each) in COUNTS[1..].iter().zip(&mut memory) {
                 all("start", &dirs[have..count - 1]);
                 have = count - 1;
                 each.push((used() - before) / have as f64);
@@ -141,28 +143,36 @@ pub(crate) fn figures() -> Vec<Figure> {
         ));
         figures.push(Figure::value(entering, format!("a command in the last of {count}"), None, of(1), "ms"));
     }
-    for ((count, each), name) in COUNTS.iter().zip(memory).zip(["memory-10", "memory-100", "memory-1000"]) {
-        let about = format!("memory of one idle of {count}, the kernel's included");
-        let promise = (*count == MANY).then_some(300.0);
-        figures.push(Figure::value(name, about, promise, median(each), "KiB"));
+    for ((count, each), name) in COUNTS[1..].iter().zip(memory).zip(["memory-100", "memory-1000"]) {
+        figures.push(memory_of(name, *count, (*count == MANY).then_some(300.0), each));
     }
     figures.push(Figure::value("many-delete", "delete of 1,000 that live, at once", Some(5.0), median(deleted), "s"));
     figures
 }
 
-/// Of one alone: little beside what the machine takes and gives meanwhile, so that it is looked at often.
-fn memory_of_one(project: &Path, verb: &impl Fn(&str, &Path)) -> Figure {
-    verb("create", project);
+/// Of few it is little beside what the machine takes and gives meanwhile, so that it is looked at often.
+fn memory_of_few(name: &'static str, dirs: &[PathBuf], all: &impl Fn(&str, &[PathBuf])) -> Figure {
+    all("create", dirs);
     let once = |_| {
         let before = used();
-        verb("start", project);
+        all("start", dirs);
         let more = used() - before;
-        verb("stop", project);
-        more
+        all("stop", dirs);
+        more / dirs.len() as f64
     };
-    let kib = median((0..9).map(once).collect());
-    verb("delete", project);
-    Figure::value("memory-1", "memory of one idle, the kernel's included", None, kib, "KiB")
+    let each = (0..9).map(once).collect();
+    all("delete", dirs);
+    memory_of(name, dirs.len(), None, each)
+}
+
+fn memory_of(name: &'static str, count: usize, promise: Option<f64>, each: Vec<f64>) -> Figure {
+    let about = format!("memory of one idle of {count}, the kernel's included");
+    Figure::value(name, about, promise, median(each), "KiB")
+}
+
+/// What ended is cleared away behind its end.
+fn settle() {
+    std::thread::sleep(Duration::from_secs(1));
 }
 
 /// What a tenth of `times` stays below.
@@ -236,8 +246,6 @@ impl Drop for Other {
 
 /// KiB that are neither free nor copies of what is on a disk.
 fn used() -> f64 {
-    // what ended is cleared away behind its end
-    std::thread::sleep(Duration::from_secs(1));
     let text = std::fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
     let field = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
