@@ -22,6 +22,7 @@ lbx-env create|-0|flag|Operands on standard input end with NUL, not newline
 lbx-env create|--null|flag|Operands on standard input end with NUL, not newline
 lbx-env create|@*|@dir|Directories of projects [default: .]; \'-\' reads them from standard input
 lbx-env create|--name|@none|Use WORD in place of the path\'s last component in the name
+lbx-env create|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 lbx-env create|--ro|@file|Show PATH inside, read-only; may be repeated
 lbx-env create|--rw|@file|Show PATH inside, read-write; may be repeated
 lbx-env create|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
@@ -42,6 +43,7 @@ lbx-env|set|verb|Change options; a repeated option replaces the whole list, an e
 lbx-env set|-0|flag|Operands on standard input end with NUL, not newline
 lbx-env set|--null|flag|Operands on standard input end with NUL, not newline
 lbx-env set|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env set|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 lbx-env set|--ro|@file|Show PATH inside, read-only; may be repeated
 lbx-env set|--rw|@file|Show PATH inside, read-write; may be repeated
 lbx-env set|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
@@ -244,6 +246,7 @@ llima-box|shell|verb|Enter the environment of a project, which is created when t
 llima-box shell|@1|@env|Name, or directory of the project [default: the project around the current directory]
 llima-box shell|@--|@command|The command and its arguments, behind \'--\' [default: the login shell]
 llima-box shell|--name|@none|Use WORD in place of the path\'s last component in the name
+llima-box shell|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 llima-box shell|--ro|@file|Show PATH inside, read-only; may be repeated
 llima-box shell|--rw|@file|Show PATH inside, read-write; may be repeated
 llima-box shell|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
