@@ -96,6 +96,19 @@ lbx-env repair|-v|flag|Say on stderr what is done
 lbx-env repair|--verbose|flag|Say on stderr what is done
 lbx-env repair|-h|flag|Print help
 lbx-env repair|--help|flag|Print help
+lbx-env|discard|verb|Drop what was changed in copy-on-write projects: of PATH alone, or all of it
+lbx-env discard|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env discard|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env discard|@1|@env|Name, or path of a project
+lbx-env discard|@*|@dir|Paths below the project; \'-\' reads them from standard input [default: all]
+lbx-env discard|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env discard|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env discard|-q|flag|Print errors only
+lbx-env discard|--quiet|flag|Print errors only
+lbx-env discard|-v|flag|Say on stderr what is done
+lbx-env discard|--verbose|flag|Say on stderr what is done
+lbx-env discard|-h|flag|Print help
+lbx-env discard|--help|flag|Print help
 lbx-env|delete|verb|Delete environments with their homes; projects stay
 lbx-env delete|-f|flag|A missing environment is no failure
 lbx-env delete|--force|flag|A missing environment is no failure

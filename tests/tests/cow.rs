@@ -310,3 +310,129 @@ fn a_worktree_that_is_not_to_be_changed_closes_its_repository() {
     project.enter(["sh", "-c", &format!("{git} commit -qam second")]).assert().failure();
     assert_eq!(near(&format!("cd '{}'; git status --short; cat file", project.str())), "one\n");
 }
+
+/// `lbx-env discard` of `paths`.
+fn discard(project: &Project, paths: &[&str]) -> lbx_tests::Command {
+    let mut command = project.env_tool("discard");
+    command.arg("--").arg(project.path()).args(paths);
+    command
+}
+
+#[test]
+fn what_is_discarded_is_as_the_project_has_it_and_the_rest_stays() {
+    let project = project();
+    let name = project.create(&["--project", "cow"]);
+    let theirs = project.sh(SEEN_ANYHOW);
+    project.sh(
+        "echo in >>src/a; rm src/b; echo in >made; mkdir -p new/dir; echo in >new/dir/file; chmod 700 run; rm -r empty",
+    );
+    let told = errors(discard(&project, &[]).assert().code(1));
+    assert!(told.contains("is running") && told.contains("lbx-env stop"), "{told}");
+    project.must("stop");
+
+    discard(&project, &["src/a", "./src//b", &format!("{}/new/dir", project.str()), "never/there"])
+        .assert()
+        .success()
+        .stdout("");
+    assert_eq!(
+        project.sh("cat src/a src/b made; stat -c %a run; ls -d new/dir empty 2>&1 | grep -c 'No such'"),
+        "one\ntwo\nin\n700\n2\n"
+    );
+    project.must("stop");
+    // a list from a pipe; an empty one is not all
+    discard(&project, &["-"]).write_stdin("").assert().success();
+    assert_eq!(project.sh("cat made"), "in\n");
+    project.must("stop");
+    let mut from_pipe = project.env_tool("discard");
+    from_pipe.args(["-0", "--"]).arg(project.path()).arg("-").write_stdin("made\0new\0run\0empty\0").assert().success();
+    assert_eq!(project.sh(SEEN_ANYHOW), theirs);
+    project.must("stop");
+    // directories that were in the layer for what they held are gone from it as well
+    project.env_tool("set").args(["--project", "rw", &name]).assert().success();
+    let told = errors(discard(&project, &["made"]).assert().code(1));
+    assert!(told.contains("no changes of its own"), "{told}");
+}
+
+/// What is seen, but for times and inodes.
+const SEEN_ANYHOW: &str = "find . -printf '%p %y %m %U %G %l\\n' | sort; cat src/a src/b hard link run secret";
+
+#[test]
+fn all_is_discarded_where_no_path_is_given() {
+    let project = project();
+    project.create(&["--project", "cow"]);
+    let before = picture(&project);
+    let theirs = project.sh(SEEN_ANYHOW);
+    project.sh(SESSION);
+    project.must("stop");
+    let plan = project.env_tool("discard").arg("--dry-run").arg("--").arg(project.path()).assert().success();
+    assert_eq!(lbx_tests::text(plan), format!("discard all changes of {}\n", project.name()));
+    discard(&project, &[]).assert().success().stdout("");
+    assert_eq!(project.sh(SEEN_ANYHOW), theirs);
+    assert_eq!(picture(&project), before);
+}
+
+#[test]
+fn below_what_was_removed_or_made_anew_one_path_alone_comes_back() {
+    let project = Project::new();
+    near(&format!(
+        "cd '{}'; mkdir -p d/e/f d/other; for n in d/1 d/2 d/e/3 d/e/4 d/e/f/5 d/e/f/6 d/other/7; do echo $n >$n; done; chmod 750 d/e",
+        project.str()
+    ));
+    project.create(&["--project", "cow"]);
+    let seen = |script: &str| {
+        let seen = project.sh(&format!("{script}; find . -type f | sort"));
+        project.must("stop");
+        seen.split_whitespace().map(|path| path.trim_start_matches("./").to_owned()).collect::<Vec<_>>()
+    };
+    let drop = |path: &str| drop(discard(&project, &[path]).assert().success());
+    // removed as a whole
+    assert_eq!(seen("rm -r d"), Vec::<String>::new());
+    drop("d/e/f/5");
+    assert_eq!(seen("cat d/e/f/5 >/dev/null"), ["d/e/f/5"]);
+    assert_eq!(project.sh("stat -c '%a %U' d/e"), format!("750 {}\n", project.name()));
+    project.must("stop");
+    drop("d/2");
+    drop("d/e/f");
+    assert_eq!(seen("true"), ["d/2", "d/e/f/5", "d/e/f/6"]);
+    drop("d");
+    assert_eq!(seen("true").len(), 7);
+
+    // made anew: what is the inside's stays, of directories of both names, too
+    assert_eq!(
+        seen("rm -r d; mkdir -p d/e d/other; echo in >d/1; echo in >d/e/3; echo in >d/other/8"),
+        ["d/1", "d/e/3", "d/other/8"]
+    );
+    drop("d/e/4");
+    assert_eq!(seen("true"), ["d/1", "d/e/3", "d/e/4", "d/other/8"]);
+    drop("d/other/8");
+    assert_eq!(seen("[ \"$(cat d/1 d/e/3)\" = \"$(echo in; echo in)\" ]"), ["d/1", "d/e/3", "d/e/4"]);
+    drop("d/1");
+    drop("d/e/3");
+    assert_eq!(seen("[ \"$(cat d/1 d/e/3)\" = \"$(echo d/1; echo d/e/3)\" ]"), ["d/1", "d/e/3", "d/e/4"]);
+
+    // a file in the place of a directory is not dropped for what it covers
+    project.sh("rm -r d/e; echo file >d/e");
+    project.must("stop");
+    let told = errors(discard(&project, &["d/e/3"]).assert().code(1));
+    assert!(told.contains("'e' is no directory inside"), "{told}");
+    assert_eq!(project.sh("cat d/e"), "file\n");
+}
+
+#[test]
+fn discarding_does_not_leave_the_layers() {
+    let project = project();
+    let other = Project::new();
+    other.write("kept", "kept\n");
+    let name = project.create(&["--project", "cow"]);
+    project.sh(&format!("rm -r src; ln -s '{}' src; ln -s .. up; echo in >made", other.str()));
+    project.must("stop");
+    for path in ["../record.json", "/etc/passwd", "src/../../x", other.str(), ".", ""] {
+        discard(&project, &[path]).assert().code(1);
+    }
+    let told = errors(discard(&project, &["src/kept"]).assert().code(1));
+    assert!(told.contains("no directory inside"), "{told}");
+    discard(&project, &["up/made"]).assert().code(1);
+    assert_eq!(other.read("kept"), "kept\n");
+    assert_eq!(project.sh("cat made"), "in\n");
+    assert!(exists(format!("/var/lib/llima-box/envs/{name}/record.json")));
+}

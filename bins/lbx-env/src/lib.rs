@@ -80,6 +80,18 @@ pub enum Verb {
         #[allow(missing_docs)]
         envs: Envs,
     },
+    /// Drop what was changed in copy-on-write projects: of PATH alone, or all of it
+    Discard {
+        /// Operands on standard input end with NUL, not newline
+        #[arg(short = '0', long)]
+        null: bool,
+        /// Name, or path of a project
+        #[arg(value_name = "ENV")]
+        env: OsString,
+        /// Paths below the project; '-' reads them from standard input [default: all]
+        #[arg(value_name = "PATH|-")]
+        paths: Vec<OsString>,
+    },
     /// Delete environments with their homes; projects stay
     Delete {
         /// A missing environment is no failure

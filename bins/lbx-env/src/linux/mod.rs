@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use lbx::{Failure, Name, Result, step};
 use lbx_env::{Cli, Create, Settings, Verb};
 
 mod accounts;
+mod discard;
 mod etc;
 mod holder;
 mod home;
@@ -42,6 +44,7 @@ pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
         Verb::Start { envs } => session.each(&envs.envs, |env| session.start(env)),
         Verb::Stop { envs } => session.each(&envs.envs, |env| session.stop(env)),
         Verb::Repair { envs } => session.each(&envs.envs, |env| session.repair(env)),
+        Verb::Discard { env, paths, .. } => session.discard(env, paths),
         Verb::Delete { force, envs } => session.each(&envs.envs, |env| session.delete(env, *force)),
     }
 }
@@ -411,6 +414,60 @@ impl Session<'_> {
         view::make_private(&record)?;
         layers::make(&record, &opened)?;
         touch(&record::last_used_file(&record.name))
+    }
+
+    /// Drops what was changed at each of `paths`, or all, and goes on past what cannot be dropped.
+    fn discard(&self, env: &OsStr, paths: &[std::ffi::OsString]) -> Result<u8> {
+        let name = record::require(env)?;
+        let read = || -> Result<Record> {
+            let record = Record::load(&name).map_err(|why| why.failure(&name))?;
+            record.require_caller(self.caller)?;
+            match record.options.project {
+                Project::Cow => Ok(record),
+                _ => Err(Failure::new(format!("environment '{name}' has no changes of its own"))
+                    .hint("--project cow is for that")
+                    .into()),
+            }
+        };
+        let record = read()?;
+        let below = |path: &std::ffi::OsString| discard::below(path, &record.project());
+        if self.planned(|| match paths {
+            [] => vec![format!("discard all changes of {name}")],
+            paths => paths.iter().map(|path| format!("discard {}", shell_quoted(path))).collect(),
+        })? {
+            return Ok(status::DONE);
+        }
+        let _lock = Lock::of_existing(&name)?;
+        let record = read()?;
+        if lbx::holder::find(&name)?.is_some() {
+            return Err(Failure::new(format!("environment '{name}' is running"))
+                .hint(format!("lbx-env stop {name}"))
+                .into());
+        }
+        let project = project::open_recorded(&record.project(), record.owner)?;
+        let bar = self.progress(&format!("discarding changes of {name}"));
+        let mut tick = || bar.inc(1);
+        let whole = || -> Result<()> {
+            project::require_owner_can_write(&project, &record.project())?;
+            layers::remove(&name, &mut || bar.inc(1))?;
+            layers::make(&record, &project)
+        };
+        if paths.is_empty() {
+            whole()?;
+            bar.finish_and_clear();
+            return Ok(status::DONE);
+        }
+        layers::require(&name)?;
+        let layers = discard::Layers::open(&record, project.fd.as_fd())?;
+        let ended = self.each(paths, |path| {
+            let path = below(&path.to_owned())?;
+            match path.as_os_str().is_empty() {
+                true => Err(Failure::new("path is the project itself").hint("without PATH all is discarded").into()),
+                false => layers.discard(&path, &mut tick),
+            }
+        });
+        bar.finish_and_clear();
+        ended
     }
 
     fn delete(&self, env: &OsStr, force: bool) -> Result<()> {
