@@ -256,6 +256,7 @@ fn project(record: &Record, steps: &mut Vec<Step>) {
     }
     let bound = |access| Step::Bind { path: project.clone(), source: Source::Project, access, mapped };
     steps.push(match shown {
+        _ if cfg!(feature = "broken-layers") => bound(Access::ReadWrite),
         Project::Rw => bound(Access::ReadWrite),
         Project::Ro => bound(Access::ReadOnly),
         Project::Cow => Step::Overlay { path: project.clone(), mapped },
