@@ -9,10 +9,11 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
-/// Everything about the project, but for when it was read.
+/// Everything about the project, but for when it was read, and when a change was last made of its mode.
 fn picture(project: &Project) -> String {
     near(&format!(
-        "cd '{}'; find . -printf '%p %y %m %U %G %n %i %s %C@ %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0r sha256sum",
+        "cd '{}'; find . -printf '%p %y %m %U %G %n %i %s %T@ %l\\n' | sort; find . -mindepth 1 -printf '%p %C@\\n' | sort
+         find . -type f -print0 | sort -z | xargs -0r sha256sum",
         project.str()
     ))
 }

@@ -16,6 +16,8 @@ use lbx::record::{Ownership, Project, Record};
 use lbx::{Failure, Name, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, openat, openat2, unlinkat};
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid, getegid, geteuid};
+use rustix::thread::{capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid};
 
 use super::project::{self, Opened};
 use super::{home, store, view};
@@ -91,7 +93,8 @@ pub(crate) fn remove(name: &Name, progress: &mut dyn FnMut()) -> Result<()> {
 }
 
 /// The present instant in the clock of `project`'s file system, which may be another machine's: that of
-/// a file made there, as its owner, and gone at once.
+/// a file made there, as its owner, which never has a name. Where files must have one, that of the
+/// project's own directory when it is given the mode that it has, which changes no other of its times.
 fn now(project: &Opened, path: &Path) -> Result<Base> {
     let look = || -> Result<Vec<u8>> {
         let failed = || format!("cannot make a file in '{}'", path.display());
@@ -102,6 +105,13 @@ fn now(project: &Opened, path: &Path) -> Result<Base> {
             Ok(file) => touched(&file),
             // not every file system has files without a name
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                let before = fstat(&dir).with_context(failed)?;
+                let changed = fchmod(&dir, Mode::from_raw_mode(before.st_mode & 0o7777)).and_then(|()| fstat(&dir));
+                if let Ok(after) = changed
+                    && (after.st_ctime, after.st_ctime_nsec) != (before.st_ctime, before.st_ctime_nsec)
+                {
+                    return Ok(format!("{} {}", after.st_ctime, after.st_ctime_nsec).into_bytes());
+                }
                 let name = format!(".llima-box.{}", std::process::id());
                 let file = openat(&dir, &*name, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR)
                     .with_context(failed)?;
@@ -112,7 +122,6 @@ fn now(project: &Opened, path: &Path) -> Result<Base> {
             Err(e) => return Err(e).with_context(failed),
         };
         let stat = stat.with_context(failed)?;
-        // the two types are another width on other machines
         Ok(format!("{} {}", stat.st_ctime, stat.st_ctime_nsec).into_bytes())
     };
     let told = project::as_user(project.owner.uid, project.owner.gid, &[], look)?;
@@ -142,8 +151,8 @@ pub(crate) fn require(name: &Name) -> Result<()> {
 
 /// The overlay over `lower`, not attached yet. For a process in a mount namespace of its own: overlayfs
 /// takes only layers that are mounted in the one of whoever mounts it.
-pub(crate) fn overlay(name: &Name, lower: &OwnedFd, attributes: u32) -> Result<OwnedFd> {
-    let root = layer::root(name);
+pub(crate) fn overlay(record: &Record, lower: &OwnedFd, attributes: u32) -> Result<OwnedFd> {
+    let root = layer::root(&record.name);
     let mount = || -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -152,7 +161,25 @@ pub(crate) fn overlay(name: &Name, lower: &OwnedFd, attributes: u32) -> Result<O
         view::move_to(lower, &openat(&root, LOWER, flags, Mode::empty())?)?;
         // the names of layers show in proc_pid_mountinfo(5): relative ones tell nothing
         rustix::process::fchdir(&root)?;
-        view::new_mount("overlay", &OPTIONS, attributes)
+        let make = || view::new_mount("overlay", &OPTIONS, attributes);
+        match record.ownership {
+            // overlayfs looks at the project as whoever mounts it, and each caller sees themselves as the owner
+            Ownership::Native => as_environment(record, make),
+            Ownership::Idmap | Ownership::SharedUid => make(),
+        }
     };
     mount().with_context(|| format!("cannot make an overlay of the project and '{}'", root.display()))
+}
+
+/// Runs `make` as the environment's user, with all that root may do.
+fn as_environment<T>(record: &Record, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (uid, gid) = (Uid::from_raw(record.uid), Gid::from_raw(record.gid));
+    let (keep_uid, keep_gid, capabilities) = (geteuid(), getegid(), capabilities(None)?);
+    set_thread_res_gid(None, gid, None)?;
+    set_thread_res_uid(None, uid, None)?;
+    // they went with root's number
+    let made = set_capabilities(None, capabilities).map_err(Into::into).and_then(|()| make());
+    set_thread_res_uid(None, keep_uid, None)?;
+    set_thread_res_gid(None, keep_gid, None)?;
+    made
 }

@@ -317,7 +317,7 @@ impl Building<'_> {
             Step::Bind { path, .. } => mounts.iter().try_for_each(|(at, mount)| self.attach(mount, &path.join(at))),
             Step::Overlay { path, .. } => {
                 let [(_, lower)] = &mounts[..] else { return Ok(()) };
-                self.attach(&layers::overlay(&self.record.name, lower, CONFINED as u32)?, path)
+                self.attach(&layers::overlay(self.record, lower, CONFINED as u32)?, path)
             }
             Step::Etc => Ok(()),
             Step::Proc => self.mount("proc", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC) as u32, "/proc"),
