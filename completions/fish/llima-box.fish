@@ -166,8 +166,24 @@ lbx-ls|-h|flag|Print help
 lbx-ls|--help|flag|Print help
 lbx-ls|-V|flag|Print version
 lbx-ls|--version|flag|Print version
+lbx-diff|--json|flag|Print JSON lines
+lbx-diff|--name-only|flag|Print names without letters
+lbx-diff|-z|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
+lbx-diff|--null|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
+lbx-diff|--digest|flag|In JSON, the SHA-256 of files, before and after
+lbx-diff|@1|@env|Name, or path of the project
+lbx-diff|@*|@dir|Only what lies at or below PATH, relative to the project; \'-\' reads them from standard input
+lbx-diff|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-diff|-q|flag|Print errors only
+lbx-diff|--quiet|flag|Print errors only
+lbx-diff|-v|flag|Say on stderr what is done
+lbx-diff|--verbose|flag|Say on stderr what is done
+lbx-diff|-h|flag|Print help
+lbx-diff|--help|flag|Print help
+lbx-diff|-V|flag|Print version
+lbx-diff|--version|flag|Print version
 lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
-lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
 lbx-on|@*|@none|The words behind it
 lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
 lbx-on|-h|flag|Print help
@@ -329,6 +345,7 @@ llima-box|name|tool|Prints the environment name of a path
 llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
 llima-box|enter|tool|Runs one command inside an environment
 llima-box|ls|tool|Prints one JSON line per environment
+llima-box|diff|tool|Tells what an environment changed of its project
 llima-box|on|tool|Runs one tool at another place
 llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
 llima-box|vm|tool|Ensures the VM: created, running, guest tools in place'
@@ -463,6 +480,6 @@ function __lbx_complete
     end
 end
 
-for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-probe llima-box
+for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-probe llima-box
     complete -c $tool -f -a '(__lbx_complete)'
 end

@@ -1,0 +1,93 @@
+//! Tells what an environment changed of its project.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use lbx::failure::{Result, Tool, status};
+use lbx::step::{self, Call};
+use lbx::{Place, operand};
+use lbx_diff::Cli;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod linux {
+    use lbx::failure::{Failure, Result, fail};
+
+    pub(crate) fn diff(_: &lbx_diff::Cli, _: &[std::ffi::OsString]) -> Result<u8> {
+        fail(Failure::new("place 'local' needs Linux").hint("--on lima works on this system"))
+    }
+}
+
+/// As with diff(1): 1 is an answer, and what could not be told is 2.
+const TOOL: Tool = Tool { name: "lbx-diff", failed: 2, usage: status::USAGE };
+/// The status where something was changed.
+const CHANGED: u8 = 1;
+
+fn main() -> ExitCode {
+    TOOL.run(run)
+}
+
+fn run() -> Result<u8> {
+    let cli: Cli = lbx::cli::parse()?;
+    let place = Place::resolve(cli.common.on.as_ref())?;
+    let paths = operand::expand(cli.paths.clone(), cli.null)?;
+    if paths.is_empty() && !cli.paths.is_empty() {
+        // no path was asked for
+        return Ok(status::DONE);
+    }
+    if place != Place::Local {
+        match step::to_place(&place, TOOL.name, call(&cli, &paths, &place)?)? {}
+    }
+    // what an environment made is root's to read
+    step::to_root(|| call(&cli, &paths, &place), true)?;
+    linux::diff(&cli, &paths)
+}
+
+/// This command line again, for the tool at `place`; what stdin held is among the words.
+fn call(cli: &Cli, paths: &[OsString], place: &Place) -> Result<Call> {
+    let mut words = cli.common.words(&Place::Local);
+    let given = [
+        (cli.form.json, "--json"),
+        (cli.form.name_only, "--name-only"),
+        (cli.null, "--null"),
+        (cli.digest, "--digest"),
+    ];
+    words.extend(given.iter().filter(|(given, _)| *given).map(|(_, word)| OsString::from(word)));
+    words.push("--".into());
+    words.push(match lbx::Name::parse(&cli.env) {
+        Some(_) => cli.env.clone(),
+        None => place.path(Path::new(&cli.env))?.into(),
+    });
+    words.extend(paths.iter().cloned());
+    Ok(Call { words, vars: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_call_is_the_same_at_its_place() {
+        let place = Place::Ssh("host".into());
+        let words = ["lbx-diff", "-q", "-z", "--name-only", "--", "/p", "-x", "y z"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        let far = call(&cli, &cli.paths, &place).unwrap().words;
+        assert_eq!(far[..2], ["--on", "local"]);
+        let again = Cli::try_parse_from(std::iter::once("lbx-diff".into()).chain(far.clone())).unwrap();
+        assert_eq!(call(&again, &again.paths, &place).unwrap().words, far);
+        assert_eq!(far[far.len() - 4..], ["--", "/p", "-x", "y z"]);
+        assert!(call(&Cli::try_parse_from(["lbx-diff", "p"]).unwrap(), &[], &place).is_err());
+    }
+
+    #[test]
+    fn forms_exclude_each_other() {
+        for words in [&["--json", "--name-only"][..], &["-z", "--json"], &["--digest"]] {
+            assert!(Cli::try_parse_from([&["lbx-diff", "p"], words].concat()).is_err(), "{words:?}");
+        }
+        assert!(Cli::try_parse_from(["lbx-diff", "-z", "--name-only", "p"]).is_ok());
+        assert!(Cli::try_parse_from(["lbx-diff", "--json", "--digest", "p"]).is_ok());
+    }
+}
