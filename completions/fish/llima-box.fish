@@ -167,10 +167,15 @@ lbx-ls|--help|flag|Print help
 lbx-ls|-V|flag|Print version
 lbx-ls|--version|flag|Print version
 lbx-diff|--json|flag|Print JSON lines
+lbx-diff|-p|flag|Print a patch, which git apply takes
+lbx-diff|--patch|flag|Print a patch, which git apply takes
+lbx-diff|--stat|flag|Print how many lines were changed
 lbx-diff|--name-only|flag|Print names without letters
 lbx-diff|-z|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
 lbx-diff|--null|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
 lbx-diff|--digest|flag|In JSON, the SHA-256 of files, before and after
+lbx-diff|--color|auto always never|When to colour: auto, always or never
+lbx-diff|--no-pager|flag|Print to the terminal itself, through no pager
 lbx-diff|@1|@env|Name, or path of the project
 lbx-diff|@*|@dir|Only what lies at or below PATH, relative to the project; \'-\' reads them from standard input
 lbx-diff|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION

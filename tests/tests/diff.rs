@@ -1,11 +1,11 @@
 //! `lbx-diff`: what was changed inside a copy-on-write project, and what was changed outside meanwhile.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use lbx_tests::machine::write;
 use lbx_tests::place::HERE;
-use lbx_tests::{Command, Project, User, errors, near, only_at, text, tool};
+use lbx_tests::{Command, Project, Pty, User, command, errors, installed, near, only_at, text, tool, tool_file};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ fn what_cannot_be_told_is_status_2() {
     let project = Project::new();
     let name = project.create(&[]);
     diff(&project, &[]).assert().code(2).stdout("").stderr(contains("has no layer").and(contains("--project cow")));
-    diff(&project, &["--json", "--name-only"]).assert().code(2);
+    diff(&project, &["--json", "--patch"]).assert().code(2);
     tool("lbx-diff").arg("no-such-0000").assert().code(2).stderr(contains("no such environment"));
     project.must("stop");
     project.env_tool("set").args(["--project", "cow", &name]).assert().success();
@@ -300,9 +300,97 @@ fn a_file_that_the_caller_may_not_read_is_named_and_not_shown() {
     let lines = text(digests);
     let hidden = near("echo secret | sha256sum");
     assert!(lines.contains(&near("echo open | sha256sum")[..64]) && !lines.contains(&hidden[..64]), "{lines}");
+    let patch =
+        diff(&ada, &["--patch"]).code(2).stderr(contains("cannot show 'secret'").and(contains("cannot show 'same'")));
+    let patch = text(patch);
+    assert!(patch.contains("-open\n") && !patch.contains("secret") && !patch.contains("same"), "{patch}");
     // root may
     let as_root = text(self::diff(&project, &["--json", "--digest"]).assert().code(1));
     assert!(as_root.contains(&hidden[..64]) && !as_root.contains("same"), "{as_root}");
     let eve = User::sudoer();
     assert!(errors(diff(&eve, &[]).code(2).stdout("")).contains("not to you"));
+}
+
+/// What a patch carries of the tree below the current directory.
+const CARRIED: &str = "find . -name .git -prune -o \\( -type f -o -type l \\) -printf '%p %y %l\\n' | sort
+    find . -name .git -prune -o -type f -perm -100 -printf '%p can be executed\\n' | sort
+    find . -name .git -prune -o -type f -print0 | sort -z | xargs -0r sha256sum";
+
+#[test]
+fn git_applies_a_patch_in_a_repository_and_elsewhere() {
+    if !installed(&["git"]) {
+        return;
+    }
+    let project = project(
+        "mkdir -p src gone/sub; seq 100 >src/text; seq 100 >src/moved; printf 'no end' >noend; echo x >run; chmod 755 run
+         head -c 5000 /dev/zero >bin; head -c 300 /dev/urandom >bingone; touch empty emptygone; echo g >gone/g; echo h >gone/sub/h
+         ln -s src link; ln -s src linkgone; ln -s src tofile; echo f >tolink; echo f >todir; mkdir fromdir; echo x >fromdir/x
+         echo plain >plain; echo 'with blank' >'a b'; printf 'a\nb\n' >\"$(printf 'odd\\n\"\\302\\233')\"",
+    );
+    let copies = ["elsewhere", "repository"].map(|copy| project.base().join(copy));
+    for copy in &copies {
+        near(&format!("cp -a '{}' '{}'", project.str(), copy.display()));
+    }
+    near(&format!("cd '{}'; git init -q; git add .", copies[1].display()));
+    project.sh(
+        "sed -i 's/^50$/fifty/; 90d; 3a more' src/text; echo end >>noend; mv src/moved src/there; sed -i 1d src/there
+         chmod 644 run; chmod 755 plain; printf x | dd of=bin bs=1 seek=2500 conv=notrunc status=none; rm bingone emptygone
+         echo now >empty; touch newempty; head -c 100000 /dev/urandom >newbin; rm -r gone; ln -sf nowhere link; rm linkgone
+         rm tofile; echo f >tofile; rm tolink; ln -s /etc/passwd tolink; rm todir; mkdir todir; echo t >todir/t
+         rm -r fromdir; echo d >fromdir; echo more >>'a b'; printf 'b\nc' >\"$(printf 'odd\\n\"\\302\\233')\"
+         printf '#!/bin/sh\n' >script; chmod 755 script; ln -s \"$(printf 'x\\ny')\" newlink; mkdir -p deep/er; echo 1 >deep/er/f
+         printf '\\r\\033[2J\\377\\n' >bytes",
+    );
+    let seen = project.sh(CARRIED);
+    let patch = diff(&project, &["--patch"]).assert().code(1).stderr("").get_output().stdout.clone();
+    for copy in &copies {
+        let apply = |words: &[&str]| {
+            let mut git = command("git");
+            git.arg("apply").args(words).current_dir(copy).env("GIT_CEILING_DIRECTORIES", project.base());
+            git.write_stdin(patch.clone()).assert().success();
+        };
+        let before = near(&format!("cd '{}'; {CARRIED}", copy.display()));
+        apply(&[]);
+        assert_eq!(near(&format!("cd '{}'; {CARRIED}", copy.display())), seen, "{}", copy.display());
+        apply(&["-R"]);
+        assert_eq!(near(&format!("cd '{}'; {CARRIED}", copy.display())), before, "{}", copy.display());
+    }
+    assert!(!String::from_utf8_lossy(&patch).contains('\u{9b}'), "no name is printed as it is");
+}
+
+#[test]
+fn a_patch_has_nothing_that_git_cannot_carry() {
+    let project = project("echo a >a; mkdir d; mkfifo p");
+    project.sh("mkdir new; mkfifo pipe; chmod 640 a; chmod 700 d; rm p");
+    diff(&project, &["--patch"]).assert().code(1).stdout("").stderr("");
+    assert_eq!(changes(&project, &[]), "M\ta\nM\td/\nA\tnew/\nD\tp\nA\tpipe\n");
+}
+
+#[test]
+fn changed_lines_are_counted() {
+    let project = project("seq 5 >a; echo b >b; ln -s a l; printf '\\0' >z");
+    project.sh("sed -i '2d; s/4/four/' a; rm b; ln -sf b l; printf '\\0\\0' >z; mkfifo p; mkdir d");
+    assert_eq!(
+        changes(&project, &["--stat"]),
+        " a | 3 +--\n b | 1 -\n l | 2 +-\n p | fifo\n z | Bin 1 -> 2 bytes\n 5 files changed, 2 insertions(+), 4 deletions(-)\n"
+    );
+}
+
+#[test]
+fn on_a_terminal_it_is_coloured_and_paged_and_obeys_nothing() {
+    let project = project("echo a >a");
+    project.sh("printf 'b\\033]0;title\\007\\n' >a");
+    let words = |words: &[&str]| -> Vec<OsString> {
+        let own = words.iter().map(OsString::from);
+        own.chain([project.path().into()]).collect()
+    };
+    let tool = tool_file("lbx-diff").to_string_lossy().into_owned();
+    let mut pty = Pty::run(&words(&["env", "PAGER=sed s/^/paged:/", &tool, "--patch"]));
+    assert_eq!(pty.wait().code(), Some(1));
+    let seen = String::from_utf8_lossy(&pty.raw()).into_owned();
+    assert!(seen.contains("paged:\x1b[31m-a") && seen.contains("+b^[]0;title^G"), "{seen:?}");
+    assert!(!seen.contains("\x1b]0;"), "{seen:?}");
+    let mut pty = Pty::run(&words(&["env", "PAGER=cat", "NO_COLOR=1", &tool]));
+    assert_eq!(pty.wait().code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&pty.raw()), "M\ta\r\n");
 }

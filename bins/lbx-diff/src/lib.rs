@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lbx::cli::Common;
 
 /// Tells what an environment changed of its project
@@ -12,8 +12,9 @@ use lbx::cli::Common;
     version,
     after_help = "Examples:
   lbx-diff .                        a letter and a name a line, as git diff --name-status
+  lbx-diff --patch . | git apply    all of it, outside
   lbx-diff --json . src | jq -r 'select(.conflict) | .path'
-  lbx-diff -z --name-only . | xargs -0 ls -d --
+  lbx-diff -z --name-only . | fzf --read0 --print0 -m | lbx-apply -0 . -
 
 The exit status is 0 when nothing was changed, 1 when something was, 2 when
 lbx-diff could not tell."
@@ -23,11 +24,20 @@ pub struct Cli {
     #[allow(missing_docs)]
     pub form: Form,
     /// Names end with NUL and are not quoted; operands on standard input end with NUL
-    #[arg(short = 'z', long, conflicts_with = "json")]
+    #[arg(short = 'z', long, conflicts_with_all = ["json", "patch", "stat"])]
     pub null: bool,
     /// In JSON, the SHA-256 of files, before and after
     #[arg(long, requires = "json")]
     pub digest: bool,
+    /// When to colour: auto, always or never
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_default_value = true, hide_possible_values = true)]
+    pub color: When,
+    /// Print to the terminal itself, through no pager
+    #[arg(long)]
+    pub no_pager: bool,
+    /// What is printed is shown on a terminal: the near end knows
+    #[arg(long, hide = true)]
+    pub shown: bool,
     /// Name, or path of the project
     #[arg(value_name = "ENV")]
     pub env: OsString,
@@ -46,7 +56,24 @@ pub struct Form {
     /// Print JSON lines
     #[arg(long)]
     pub json: bool,
+    /// Print a patch, which git apply takes
+    #[arg(short = 'p', long)]
+    pub patch: bool,
+    /// Print how many lines were changed
+    #[arg(long)]
+    pub stat: bool,
     /// Print names without letters
     #[arg(long)]
     pub name_only: bool,
+}
+
+/// When something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }

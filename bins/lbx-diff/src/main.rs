@@ -1,13 +1,16 @@
 //! Tells what an environment changed of its project.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
 use lbx::failure::{Result, Tool, status};
 use lbx::step::{self, Call};
 use lbx::{Place, operand};
-use lbx_diff::Cli;
+use lbx_diff::{Cli, When};
+
+mod pager;
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -30,12 +33,23 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<u8> {
-    let cli: Cli = lbx::cli::parse()?;
+    let mut cli: Cli = lbx::cli::parse()?;
     let place = Place::resolve(cli.common.on.as_ref())?;
     let paths = operand::expand(cli.paths.clone(), cli.null)?;
     if paths.is_empty() && !cli.paths.is_empty() {
         // no path was asked for
         return Ok(status::DONE);
+    }
+    // asked here, where the person is
+    cli.shown |= std::io::stdout().is_terminal();
+    if cli.color == When::Auto {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        cli.color = if cli.shown && !no_color { When::Always } else { When::Never };
+    }
+    let pager =
+        if std::io::stdout().is_terminal() && !cli.no_pager && !cli.null { pager::chosen() } else { Vec::new() };
+    if !pager.is_empty() {
+        return pager::run(&pager, words(&cli, &paths, &place, &place)?);
     }
     if place != Place::Local {
         match step::to_place(&place, TOOL.name, call(&cli, &paths, &place)?)? {}
@@ -45,14 +59,27 @@ fn run() -> Result<u8> {
     linux::diff(&cli, &paths)
 }
 
-/// This command line again, for the tool at `place`; what stdin held is among the words.
+/// This command line again, for the tool at `place`.
 fn call(cli: &Cli, paths: &[OsString], place: &Place) -> Result<Call> {
-    let mut words = cli.common.words(&Place::Local);
+    Ok(Call { words: words(cli, paths, place, &Place::Local)?, vars: Vec::new() })
+}
+
+/// This command line again, its paths as `place` has them, for a tool that is told `on`; what stdin held is
+/// among the words.
+fn words(cli: &Cli, paths: &[OsString], place: &Place, on: &Place) -> Result<Vec<OsString>> {
+    let mut words = cli.common.words(on);
     let given = [
         (cli.form.json, "--json"),
+        (cli.form.patch, "--patch"),
+        (cli.form.stat, "--stat"),
         (cli.form.name_only, "--name-only"),
         (cli.null, "--null"),
         (cli.digest, "--digest"),
+        (cli.color == When::Always, "--color=always"),
+        (cli.color == When::Never, "--color=never"),
+        (cli.shown, "--shown"),
+        // there is one already, or none is wanted
+        (true, "--no-pager"),
     ];
     words.extend(given.iter().filter(|(given, _)| *given).map(|(_, word)| OsString::from(word)));
     words.push("--".into());
@@ -61,7 +88,7 @@ fn call(cli: &Cli, paths: &[OsString], place: &Place) -> Result<Call> {
         None => place.path(Path::new(&cli.env))?.into(),
     });
     words.extend(paths.iter().cloned());
-    Ok(Call { words, vars: Vec::new() })
+    Ok(words)
 }
 
 #[cfg(test)]
@@ -72,7 +99,7 @@ mod tests {
     #[test]
     fn a_call_is_the_same_at_its_place() {
         let place = Place::Ssh("host".into());
-        let words = ["lbx-diff", "-q", "-z", "--name-only", "--", "/p", "-x", "y z"];
+        let words = ["lbx-diff", "-q", "-z", "--name-only", "--color=never", "--no-pager", "--", "/p", "-x", "y z"];
         let cli = Cli::try_parse_from(words).unwrap();
         let far = call(&cli, &cli.paths, &place).unwrap().words;
         assert_eq!(far[..2], ["--on", "local"]);
@@ -84,7 +111,7 @@ mod tests {
 
     #[test]
     fn forms_exclude_each_other() {
-        for words in [&["--json", "--name-only"][..], &["-z", "--json"], &["--digest"]] {
+        for words in [&["--json", "--patch"][..], &["--stat", "--name-only"], &["-z", "--json"], &["--digest"]] {
             assert!(Cli::try_parse_from([&["lbx-diff", "p"], words].concat()).is_err(), "{words:?}");
         }
         assert!(Cli::try_parse_from(["lbx-diff", "-z", "--name-only", "p"]).is_ok());

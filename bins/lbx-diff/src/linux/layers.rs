@@ -187,6 +187,15 @@ impl Layer {
         Ok(File::from(file))
     }
 
+    /// As [`Layer::open_file`], for the file `path`, which is relative to the top.
+    pub(crate) fn open_file_at(&self, path: &[u8]) -> io::Result<File> {
+        let (dir, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&[][..], path),
+        };
+        self.open_file(&self.open_dir(dir)?, name)
+    }
+
     /// The attributes `user.*` of what `file` is open on, sorted.
     pub(crate) fn user_attributes(&self, file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         self.look(|| {

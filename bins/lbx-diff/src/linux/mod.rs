@@ -1,10 +1,13 @@
 //! What an environment of this machine changed of its project.
 
 mod base;
+mod blob;
 mod content;
 mod layers;
+mod patch;
 mod print;
 mod quote;
+mod stat;
 mod walk;
 
 use std::ffi::OsString;
@@ -24,6 +27,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use crate::{CHANGED, TOOL};
 use base::Base;
 use layers::Layer;
+use print::Troubles;
 use walk::{Walk, Wanted};
 
 /// Prints what was changed at or below `paths`, all where there are none.
@@ -39,13 +43,16 @@ pub(crate) fn diff(cli: &Cli, paths: &[OsString]) -> Result<u8> {
     .with_context(|| format!("cannot look as uid {}", caller.uid))?;
     let (upper, lower) = open(&record, looks)?;
     let base = Base::load(&record.name)?;
-    let walk = Walk::new(TOOL, [&upper, &lower], &base, &wanted, cli.digest)?;
-    let (changes, is_whole) = walk.changes()?;
+    let mut troubles = Troubles::new(TOOL);
+    let layers = [&upper, &lower];
+    let changes = Walk::new(&mut troubles, layers, &base, &wanted, cli.digest)?.changes()?;
 
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    print::print(cli, &changes, &mut out).and_then(|()| Ok(out.flush()?)).context("cannot write to stdout")?;
-    Ok(match (is_whole, changes.is_empty()) {
-        (false, _) => status::USAGE,
+    print::print(cli, &changes, layers, &mut troubles, &mut out)
+        .and_then(|()| Ok(out.flush()?))
+        .context("cannot write to stdout")?;
+    Ok(match (troubles.are_none, changes.is_empty()) {
+        (false, _) => TOOL.failed,
         (true, false) => CHANGED,
         (true, true) => status::DONE,
     })

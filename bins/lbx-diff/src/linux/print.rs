@@ -1,4 +1,5 @@
-//! Changes as names, one a line or ended by NUL, and as lines of JSON.
+//! Changes as they are asked for: as names, one a line or ended by NUL, as lines of JSON, or as what a
+//! person sees of them.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -6,43 +7,166 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use lbx::Result;
+use lbx::failure::Tool;
 use lbx::path::JsonPath;
 use lbx::record::json_line;
-use lbx_diff::Cli;
+use lbx_diff::{Cli, When};
 use serde::Serialize;
 
-use super::layers::{Entry, Kind};
+use super::blob::Blob;
+use super::layers::{Entry, Kind, Layer};
+use super::patch::Patch;
 use super::quote::quoted;
-use super::walk::Change;
+use super::stat::Table;
+use super::walk::{Change, Status};
 
-/// Prints `changes` in the form that `cli` asks for.
-pub(crate) fn print(cli: &Cli, changes: &[Change], out: &mut impl Write) -> Result<()> {
+/// How what is printed looks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paint {
+    pub(crate) is_coloured: bool,
+    /// A person sees it on a terminal, which must obey nothing that is in a file.
+    pub(crate) is_shown: bool,
+}
+
+impl Paint {
+    fn code(self, code: &'static str) -> &'static str {
+        if self.is_coloured { code } else { "" }
+    }
+
+    pub(crate) fn plain(self) -> &'static str {
+        self.code("\x1b[m")
+    }
+
+    pub(crate) fn bold(self) -> &'static str {
+        self.code("\x1b[1m")
+    }
+
+    pub(crate) fn hunk(self) -> &'static str {
+        self.code("\x1b[36m")
+    }
+
+    pub(crate) fn added(self) -> &'static str {
+        self.code("\x1b[32m")
+    }
+
+    pub(crate) fn removed(self) -> &'static str {
+        self.code("\x1b[31m")
+    }
+
+    fn of(self, status: Status) -> &'static str {
+        match status {
+            Status::Added => self.added(),
+            Status::Deleted => self.removed(),
+            Status::Modified | Status::Type => self.code("\x1b[33m"),
+        }
+    }
+}
+
+/// What could not be told, reported as it comes.
+pub(crate) struct Troubles {
+    tool: Tool,
+    pub(crate) are_none: bool,
+}
+
+impl Troubles {
+    pub(crate) fn new(tool: Tool) -> Troubles {
+        Troubles { tool, are_none: true }
+    }
+
+    /// `verb`: what could not be done with `path`.
+    pub(crate) fn cannot(&mut self, verb: &str, path: &[u8], error: impl Into<anyhow::Error>) {
+        let path = if path.is_empty() { b"." } else { path };
+        self.tool.report(&error.into().context(format!("cannot {verb} '{}'", quoted(path))));
+        self.are_none = false;
+    }
+}
+
+/// Prints `changes` of `layers`, upper and lower, in the form that `cli` asks for.
+pub(crate) fn print(
+    cli: &Cli,
+    changes: &[Change],
+    layers: [&Layer; 2],
+    troubles: &mut Troubles,
+    out: &mut impl Write,
+) -> Result<()> {
+    let paint = Paint { is_coloured: cli.color == When::Always, is_shown: cli.shown };
+    if cli.form.patch {
+        let mut patch = Patch { out, paint };
+        for change in changes {
+            if let Some(sides) = sides(change, layers, troubles) {
+                patch.print(change, sides, troubles)?;
+            }
+        }
+        return Ok(());
+    }
+    if cli.form.stat {
+        let mut table = Table::default();
+        for change in changes {
+            if let Some(sides) = sides(change, layers, troubles) {
+                table.add(change, &sides);
+            }
+        }
+        return Ok(table.print(paint, out)?);
+    }
+    print_names(cli, changes, paint, out)
+}
+
+/// What git has of both sides, the new one first; `None`: one of them may not be had.
+fn sides(change: &Change, layers: [&Layer; 2], troubles: &mut Troubles) -> Option<[Option<Blob>; 2]> {
+    let read = |layer, entry: &Option<Entry>| match entry {
+        Some(entry) => Blob::read(layer, &change.path, entry),
+        None => Ok(None),
+    };
+    match read(layers[0], &change.new).and_then(|new| Ok([new, read(layers[1], &change.old)?])) {
+        Ok(sides) => Some(sides),
+        Err(e) => {
+            troubles.cannot("show", &change.path, e);
+            None
+        }
+    }
+}
+
+fn print_names(cli: &Cli, changes: &[Change], paint: Paint, out: &mut impl Write) -> Result<()> {
     for change in changes {
+        let letter = change.status().letter();
         if cli.form.json {
             out.write_all(json_line(&Object::of(change))?.as_bytes())?;
         } else if cli.null {
             if !cli.form.name_only {
-                write!(out, "{}\0", change.status().letter())?;
+                write!(out, "{letter}\0")?;
             }
             out.write_all(&change.path)?;
             out.write_all(b"\0")?;
+        } else if cli.form.name_only {
+            writeln!(out, "{}", shown(change))?;
         } else {
-            let name = shown(change);
-            match cli.form.name_only {
-                true => writeln!(out, "{name}")?,
-                false => writeln!(out, "{}\t{name}", change.status().letter())?,
-            }
+            writeln!(out, "{}{letter}{}\t{}", paint.of(change.status()), paint.plain(), shown(change))?;
         }
     }
     Ok(())
 }
 
 /// The path for a person; a directory's ends with a slash.
-fn shown(change: &Change) -> String {
+pub(crate) fn shown(change: &Change) -> String {
     match change.is_dir() {
         true => quoted(&[&change.path, &b"/"[..]].concat()),
         false => quoted(&change.path),
     }
+}
+
+/// A line of a file for a person: what a terminal would obey stands there as `^[`.
+pub(crate) fn shown_text(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for c in String::from_utf8_lossy(line).chars() {
+        match c {
+            '\t' => text.push(c),
+            '\x7f' => text.push_str("^?"),
+            '\0'..='\x1f' => text.extend(['^', char::from(c as u8 + b'@')]),
+            c if c.is_control() => text.extend(c.escape_unicode()),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// A change in JSON.
@@ -130,7 +254,8 @@ mod tests {
     fn printed(words: &[&str], changes: &[Change]) -> String {
         let cli = Cli::try_parse_from([&["lbx-diff", "x-1a2b"], words].concat()).unwrap();
         let mut out = Vec::new();
-        print(&cli, changes, &mut out).unwrap();
+        let paint = Paint { is_coloured: cli.color == When::Always, is_shown: false };
+        print_names(&cli, changes, paint, &mut out).unwrap();
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -145,9 +270,16 @@ mod tests {
             change(b"e", Some(file), Some(dir)),
         ];
         assert_eq!(printed(&[], &changes), "A\ta\nD\tb/\nM\tc/\nT\t\"d\\n/\"\nT\te\n");
+        assert!(printed(&["--color=always"], &changes).starts_with("\x1b[32mA\x1b[m\ta\n\x1b[31mD\x1b[m\tb/\n"));
         assert_eq!(printed(&["--name-only"], &changes), "a\nb/\nc/\n\"d\\n/\"\ne\n");
         assert_eq!(printed(&["-z"], &changes), "A\0a\0D\0b\0M\0c\0T\0d\n\0T\0e\0");
         assert_eq!(printed(&["-z", "--name-only"], &changes), "a\0b\0c\0d\n\0e\0");
+    }
+
+    #[test]
+    fn no_line_of_a_file_drives_a_terminal() {
+        assert_eq!(shown_text("a\x1b[2J\tb\r\u{9b}\x7f".as_bytes()), "a^[[2J\tb^M\\u{9b}^?");
+        assert_eq!(shown_text(b"\xff"), "\u{fffd}");
     }
 
     #[test]

@@ -9,13 +9,12 @@ use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
 use lbx::Result;
-use lbx::failure::Tool;
 use lbx::sys::Handle;
 
 use super::base::Base;
 use super::content;
 use super::layers::{Entry, Kind, Layer};
-use super::quote::quoted;
+use super::print::Troubles;
 
 const OPAQUE: &str = "trusted.overlay.opaque";
 const WHITEOUT: &str = "trusted.overlay.whiteout";
@@ -127,7 +126,7 @@ enum Conflict {
 
 /// Reads both layers.
 pub(crate) struct Walk<'a> {
-    tool: Tool,
+    troubles: &'a mut Troubles,
     upper: &'a Layer,
     lower: &'a Layer,
     base: &'a Base,
@@ -142,19 +141,18 @@ pub(crate) struct Walk<'a> {
     doubtful: Vec<(usize, Handle)>,
     /// Files of the lower layer that were changed or hidden inside.
     touched: HashSet<Handle>,
-    is_whole: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(
-        tool: Tool,
+        troubles: &'a mut Troubles,
         [upper, lower]: [&'a Layer; 2],
         base: &'a Base,
         wanted: &'a Wanted,
         digest: bool,
     ) -> Result<Walk<'a>> {
         Ok(Walk {
-            tool,
+            troubles,
             upper,
             lower,
             base,
@@ -165,18 +163,17 @@ impl<'a> Walk<'a> {
             pending: Vec::new(),
             doubtful: Vec::new(),
             touched: HashSet::new(),
-            is_whole: true,
         })
     }
 
-    /// All changes, sorted by path; `false`: not all could be told, and what could not was reported.
-    pub(crate) fn changes(mut self) -> Result<(Vec<Change>, bool)> {
+    /// All changes, sorted by path.
+    pub(crate) fn changes(mut self) -> Result<Vec<Change>> {
         self.walk()?;
         if !self.doubtful.is_empty() && !self.wanted.0.is_empty() {
             // it may have been moved from where nobody asked
             let everything = Wanted(Vec::new());
             let layers = [self.upper, self.lower];
-            let mut other = Walk::new(self.tool, layers, self.base, &everything, false)?;
+            let mut other = Walk::new(self.troubles, layers, self.base, &everything, false)?;
             other.walk()?;
             self.touched = other.touched;
         }
@@ -184,7 +181,7 @@ impl<'a> Walk<'a> {
             self.changes[at].conflict = !self.touched.contains(&origin);
         }
         self.changes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Ok((self.changes, self.is_whole))
+        Ok(self.changes)
     }
 
     fn walk(&mut self) -> Result<()> {
@@ -201,10 +198,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn trouble(&mut self, path: &[u8], error: impl Into<anyhow::Error>) {
-        let path = if path.is_empty() { b"." } else { path };
-        self.tool.report(&error.into().context(format!("cannot compare '{}'", quoted(path))));
-        self.is_whole = false;
+    fn trouble(&mut self, path: &[u8], error: io::Error) {
+        self.troubles.cannot("compare", path, error);
     }
 
     /// Reads a directory: what became of it itself, and of what is in it.
