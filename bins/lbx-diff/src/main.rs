@@ -25,8 +25,6 @@ mod linux {
 
 /// As with diff(1): 1 is an answer, and what could not be told is 2.
 const TOOL: Tool = Tool { name: "lbx-diff", failed: 2, usage: status::USAGE };
-/// The status where something was changed.
-const CHANGED: u8 = 1;
 
 fn main() -> ExitCode {
     TOOL.run(run)

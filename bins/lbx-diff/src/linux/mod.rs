@@ -24,11 +24,14 @@ use lbx::{Failure, Result, layer};
 use lbx_diff::Cli;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
-use crate::{CHANGED, TOOL};
+use crate::TOOL;
 use base::Base;
 use layers::Layer;
 use print::Troubles;
 use walk::{Walk, Wanted};
+
+/// The status where something was changed.
+const CHANGED: u8 = 1;
 
 /// Prints what was changed at or below `paths`, all where there are none.
 pub(crate) fn diff(cli: &Cli, paths: &[OsString]) -> Result<u8> {
