@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use lbx_tests::machine::write;
 use lbx_tests::place::HERE;
 use lbx_tests::{
-    Command, Place, Project, Pty, User, command, errors, host, installed, near, only_at, text, tool, tool_file,
+    Command, Place, Project, Pty, User, command, errors, host, installed, near, only_at, std_command, text, tool,
+    tool_file,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -398,4 +399,61 @@ fn on_a_terminal_it_is_coloured_and_paged_and_obeys_nothing() {
     let mut pty = Pty::run(&words(&["env", "PAGER=cat", "NO_COLOR=1", &tool]));
     assert_eq!(pty.expect("\r\n"), "M\ta\r\n");
     assert_eq!(pty.wait().code(), Some(1));
+}
+
+#[test]
+fn what_stands_for_a_whiteout_is_one() {
+    if !only_at(&HERE, "the marks are made by hand") {
+        return;
+    }
+    let project = project("mkdir d; echo x >d/x; echo y >d/y");
+    project.sh("echo new >d/new; : >d/empty");
+    project.must("stop");
+    let upper = format!("/var/lib/llima-box/envs/{}/project/upper/d", project.name());
+    // as newer kernels have them in layers of other overlays
+    let mark = "import os, sys; os.setxattr(sys.argv[1], 'trusted.overlay.' + sys.argv[2], sys.argv[3].encode())";
+    near(&format!(
+        "cd {upper}; : >x; python3 -c \"{mark}\" x whiteout ''; python3 -c \"{mark}\" . opaque x; chmod 755 ."
+    ));
+    assert_eq!(changes(&project, &[]), "A\td/empty\nA\td/new\nD\td/x\n");
+    // contents that are elsewhere are not told of
+    near(&format!("cd {upper}; python3 -c \"{mark}\" new redirect /y"));
+    let told = diff(&project, &[]).assert().code(2).stdout("A\td/empty\nD\td/x\n");
+    assert!(errors(told).contains("cannot compare 'd/new': its contents are elsewhere"));
+}
+
+#[test]
+fn directories_that_are_swapped_for_links_lead_nowhere() {
+    if !only_at(&HERE, "both sides swap") {
+        return;
+    }
+    let project = project("for n in $(seq 30); do mkdir -p d$n; echo old >d$n/f; done");
+    let victim = project.base().join("victim");
+    near(&format!("mkdir '{0}'; echo precious >'{0}/f'; echo precious >'{0}/g'", victim.display()));
+    project.sh("for n in $(seq 30); do echo new >d$n/f; echo new >d$n/g; done");
+    let swap = |at: &str| {
+        format!(
+            "end=$(($(date +%s) + 8)); cd '{at}'; while [ $(date +%s) -lt $end ]; do for n in $(seq 30); do
+             mv d$n x; ln -s '{0}' d$n; rm d$n; ln -s '{0}/f' x/l 2>/dev/null || rm x/l; mv x d$n; done; done",
+            victim.display()
+        )
+    };
+    let layer = format!("/var/lib/llima-box/envs/{}/project/upper", project.name());
+    let sides = [project.str(), &layer].map(|at| std_command("sh").args(["-c", &swap(at)]).spawn().expect("sh runs"));
+    let digest = near("echo precious | sha256sum");
+    let mut rounds = 0;
+    let start = std::time::Instant::now();
+    while start.elapsed().as_secs() < 6 {
+        for form in [&["--patch"][..], &["--json", "--digest"], &["--stat"]] {
+            let output = diff(&project, form).output().expect("it runs");
+            let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(!seen.contains("precious\n") && !seen.contains(&digest[..64]), "{seen}");
+            assert!(output.status.code().is_some_and(|code| code <= 2), "{output:?}");
+        }
+        rounds += 1;
+    }
+    for mut side in sides {
+        let _ = side.wait();
+    }
+    assert!(rounds > 3, "{rounds} rounds");
 }

@@ -11,10 +11,10 @@ use lbx::cli::Common;
     name = "lbx-diff",
     version,
     after_help = "Examples:
-  lbx-diff .                        a letter and a name a line, as git diff --name-status
+  lbx-diff .                        a letter and a name for each change
   lbx-diff --patch . | git apply    all of it, outside
   lbx-diff --json . src | jq -r 'select(.conflict) | .path'
-  lbx-diff -z --name-only . | fzf --read0 --print0 -m | lbx-apply -0 . -
+  lbx-diff --stat . src docs        how many lines, in two directories
 
 The exit status is 0 when nothing was changed, 1 when something was, 2 when
 lbx-diff could not tell."

@@ -279,3 +279,56 @@ fn whole(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{FileType, mknodat, open};
+    use std::os::unix::fs::symlink;
+
+    fn layer(dir: &std::path::Path) -> Layer {
+        let own = rustix::process::geteuid().as_raw();
+        Layer::lower(open(dir, DIRECTORY, Mode::empty()).unwrap(), Looks::of(own, own, &[]).unwrap())
+    }
+
+    #[test]
+    fn nothing_that_is_no_file_is_opened_and_no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        mknodat(CWD, dir.path().join("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        std::fs::create_dir_all(dir.path().join("dir/below")).unwrap();
+        symlink("file", dir.path().join("link")).unwrap();
+        symlink("dir", dir.path().join("dirlink")).unwrap();
+        symlink("/etc", dir.path().join("out")).unwrap();
+        let layer = layer(dir.path());
+        assert!(layer.open_file_at(b"file").is_ok());
+        // with nobody at its other end it would wait
+        for path in [&b"fifo"[..], b"link", b"dir", b"out/passwd", b"../file", b"dirlink/x", b"none"] {
+            assert!(layer.open_file_at(path).is_err(), "{}", String::from_utf8_lossy(path));
+        }
+        assert!(layer.open_dir(b"dir/below").is_ok());
+        for path in [&b"dirlink"[..], b"dirlink/below", b"out", b"..", b"/etc", b"file"] {
+            assert!(layer.open_dir(path).is_err(), "{}", String::from_utf8_lossy(path));
+        }
+        let top = layer.open_dir(b"").unwrap();
+        assert_eq!(layer.entry(&top, b"link").unwrap().unwrap().target.unwrap(), b"file");
+        assert_eq!(layer.entry(&top, b"fifo").unwrap().unwrap().kind, Kind::Fifo);
+        assert!(layer.entry(&top, b"none").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut below = open(dir.path(), DIRECTORY, Mode::empty()).unwrap();
+        let name = "n".repeat(200);
+        for _ in 0..60 {
+            rustix::fs::mkdirat(&below, &name, Mode::RWXU).unwrap();
+            below = openat2(&below, &name, DIRECTORY, Mode::empty(), BENEATH).unwrap();
+        }
+        openat2(&below, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU, BENEATH).unwrap();
+        let path = vec![name; 60].join("/");
+        let layer = layer(dir.path());
+        assert_eq!(layer.names(&layer.open_dir(path.as_bytes()).unwrap()).unwrap(), ["file"]);
+        assert!(layer.open_file_at(format!("{path}/file").as_bytes()).is_ok());
+    }
+}

@@ -20,7 +20,7 @@ use lbx::caller::Caller;
 use lbx::failure::status;
 use lbx::record::{self, Project, Record};
 use lbx::sys::Looks;
-use lbx::{Failure, Result, layer};
+use lbx::{Failure, Result, layer, step};
 use lbx_diff::Cli;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
@@ -38,6 +38,7 @@ pub(crate) fn diff(cli: &Cli, paths: &[OsString]) -> Result<u8> {
     let record = record::open(&cli.env)?;
     let caller = Caller::current();
     record.require_caller(caller)?;
+    step::require_program_out_of_reach(&record)?;
     let wanted = wanted(paths, &record.project())?;
     let looks = match caller.is_root() {
         true => Looks::of(caller.uid, caller.gid, &[]),
