@@ -237,6 +237,12 @@ fn everything_in_a_directory_that_was_replaced_is_a_conflict() {
     assert_eq!(conflicts(&project), ["d/new", "d/sub/z", "d/x", "d/y", "e", "e/sub", "e/sub/z", "e/x", "e/y"]);
     outside(&project, "rm -r f");
     assert!(conflicts(&project).contains(&"f/x".to_owned()));
+    // the project itself
+    let project = self::project("mkdir ../other; for d in . ../other; do echo 1 >$d/f; done");
+    project.sh("rm f");
+    assert_eq!(conflicts(&project), Vec::<String>::new());
+    near(&format!("cd '{}'; mv app away; mv other app", project.base().display()));
+    assert_eq!(conflicts(&project), ["f"]);
 }
 
 #[test]
@@ -257,7 +263,7 @@ fn what_was_moved_or_linked_inside_is_no_conflict() {
 
 #[test]
 fn what_was_applied_is_no_conflict() {
-    let project = project("mkdir d; echo 1 >a; echo 1 >d/b; echo 1 >c");
+    let project = project("mkdir d o; echo 1 >a; echo 1 >d/b; echo 1 >c; echo 1 >o/x; echo 1 >o/y");
     project.sh("echo in >>a; echo in >>d/b; echo in >>c");
     outside(&project, "for f in a d/b c; do echo 2 >.new; mv .new $f; done");
     assert_eq!(conflicts(&project), ["a", "c", "d/b"]);
@@ -273,6 +279,14 @@ fn what_was_applied_is_no_conflict() {
     assert_eq!(conflicts(&project), ["c"]);
     outside(&project, "echo out >>a");
     assert_eq!(conflicts(&project), ["a", "c"]);
+    // what was hidden as a whole, where something came or went: it may be another's, unless it is known
+    project.sh("rm -r o; mkdir o; echo in >o/x");
+    assert_eq!(conflicts(&project), ["a", "c"]);
+    outside(&project, "touch o/z");
+    assert_eq!(conflicts(&project), ["a", "c", "o/x", "o/y", "o/z"]);
+    write(&applied, line("o").as_bytes());
+    outside(&project, "touch o/zz");
+    assert_eq!(conflicts(&project), ["a", "c", "d/b", "o/z", "o/zz"]);
 }
 
 #[test]

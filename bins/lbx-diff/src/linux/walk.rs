@@ -236,7 +236,7 @@ impl<'a> Walk<'a> {
             upper,
             lower,
         };
-        if let (false, Some(old)) = (dir.path.is_empty(), &dir.old) {
+        if let Some(old) = &dir.old {
             open.suspect |= self.is_replaced(&dir.path, old, &open)?;
         }
         let path = dir.path.clone();
@@ -455,7 +455,7 @@ impl<'a> Walk<'a> {
     /// inside.
     fn is_replaced(&self, path: &[u8], old: &Entry, dir: &Open) -> io::Result<bool> {
         let Some(lower) = &dir.lower else { return Ok(false) };
-        if self.base.is_known(path, old) {
+        if self.base.is_known(if path.is_empty() { b"." } else { path }, old) {
             return Ok(false);
         }
         let origin = match &dir.upper {
