@@ -22,6 +22,7 @@ lbx-env create|-0|flag|Operands on standard input end with NUL, not newline
 lbx-env create|--null|flag|Operands on standard input end with NUL, not newline
 lbx-env create|@*|@dir|Directories of projects [default: .]; \'-\' reads them from standard input
 lbx-env create|--name|@none|Use WORD in place of the path\'s last component in the name
+lbx-env create|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 lbx-env create|--ro|@file|Show PATH inside, read-only; may be repeated
 lbx-env create|--rw|@file|Show PATH inside, read-write; may be repeated
 lbx-env create|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
@@ -42,6 +43,7 @@ lbx-env|set|verb|Change options; a repeated option replaces the whole list, an e
 lbx-env set|-0|flag|Operands on standard input end with NUL, not newline
 lbx-env set|--null|flag|Operands on standard input end with NUL, not newline
 lbx-env set|@*|@env|Names, or paths of projects; \'-\' reads them from standard input
+lbx-env set|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 lbx-env set|--ro|@file|Show PATH inside, read-only; may be repeated
 lbx-env set|--rw|@file|Show PATH inside, read-write; may be repeated
 lbx-env set|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
@@ -94,6 +96,19 @@ lbx-env repair|-v|flag|Say on stderr what is done
 lbx-env repair|--verbose|flag|Say on stderr what is done
 lbx-env repair|-h|flag|Print help
 lbx-env repair|--help|flag|Print help
+lbx-env|discard|verb|Drop what was changed in copy-on-write projects: of PATH alone, or all of it
+lbx-env discard|-0|flag|Operands on standard input end with NUL, not newline
+lbx-env discard|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env discard|@1|@env|Name, or path of a project
+lbx-env discard|@*|@dir|Paths below the project; \'-\' reads them from standard input [default: all]
+lbx-env discard|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env discard|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env discard|-q|flag|Print errors only
+lbx-env discard|--quiet|flag|Print errors only
+lbx-env discard|-v|flag|Say on stderr what is done
+lbx-env discard|--verbose|flag|Say on stderr what is done
+lbx-env discard|-h|flag|Print help
+lbx-env discard|--help|flag|Print help
 lbx-env|delete|verb|Delete environments with their homes; projects stay
 lbx-env delete|-f|flag|A missing environment is no failure
 lbx-env delete|--force|flag|A missing environment is no failure
@@ -151,8 +166,29 @@ lbx-ls|-h|flag|Print help
 lbx-ls|--help|flag|Print help
 lbx-ls|-V|flag|Print version
 lbx-ls|--version|flag|Print version
+lbx-diff|--json|flag|Print JSON lines
+lbx-diff|-p|flag|Print a patch, which git apply takes
+lbx-diff|--patch|flag|Print a patch, which git apply takes
+lbx-diff|--stat|flag|Print how many lines were changed
+lbx-diff|--name-only|flag|Print names without letters
+lbx-diff|-z|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
+lbx-diff|--null|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
+lbx-diff|--digest|flag|In JSON, the SHA-256 of files, before and after
+lbx-diff|--color|auto always never|When to colour: auto, always or never
+lbx-diff|--no-pager|flag|Print to the terminal itself, through no pager
+lbx-diff|@1|@env|Name, or path of the project
+lbx-diff|@*|@dir|Only what lies at or below PATH, relative to the project; \'-\' reads them from standard input
+lbx-diff|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-diff|-q|flag|Print errors only
+lbx-diff|--quiet|flag|Print errors only
+lbx-diff|-v|flag|Say on stderr what is done
+lbx-diff|--verbose|flag|Say on stderr what is done
+lbx-diff|-h|flag|Print help
+lbx-diff|--help|flag|Print help
+lbx-diff|-V|flag|Print version
+lbx-diff|--version|flag|Print version
 lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
-lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
 lbx-on|@*|@none|The words behind it
 lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
 lbx-on|-h|flag|Print help
@@ -244,6 +280,7 @@ llima-box|shell|verb|Enter the environment of a project, which is created when t
 llima-box shell|@1|@env|Name, or directory of the project [default: the project around the current directory]
 llima-box shell|@--|@command|The command and its arguments, behind \'--\' [default: the login shell]
 llima-box shell|--name|@none|Use WORD in place of the path\'s last component in the name
+llima-box shell|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 llima-box shell|--ro|@file|Show PATH inside, read-only; may be repeated
 llima-box shell|--rw|@file|Show PATH inside, read-write; may be repeated
 llima-box shell|--private|@dir|Lay a directory of the environment\'s own over DIR of the project; may be repeated
@@ -313,6 +350,7 @@ llima-box|name|tool|Prints the environment name of a path
 llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
 llima-box|enter|tool|Runs one command inside an environment
 llima-box|ls|tool|Prints one JSON line per environment
+llima-box|diff|tool|Tells what an environment changed of its project
 llima-box|on|tool|Runs one tool at another place
 llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
 llima-box|vm|tool|Ensures the VM: created, running, guest tools in place')
@@ -444,6 +482,6 @@ function __lbx_complete
     end
 end
 
-for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-probe llima-box
+for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-probe llima-box
     complete -c $tool -f -a '(__lbx_complete)'
 end

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::failure::Result;
 use crate::place::Place;
-use crate::record::Net;
+use crate::record::{Net, Project};
 
 /// What the config file may hold. Options and variables come before it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub env: Vec<String>,
     /// The network of new environments, as for `--net`.
     pub net: Option<Net>,
+    /// What new environments may do with their project, as for `--project`.
+    pub project: Option<Project>,
     /// Read-only paths of new environments, as for `--ro`; `~/` is the caller's home.
     pub ro: Vec<PathBuf>,
     /// Read-write paths of new environments, as for `--rw`; `~/` is the caller's home.
@@ -118,11 +120,12 @@ mod tests {
 
     #[test]
     fn a_config_file_says_what_it_means() {
-        let config = parse("on: lima:work\nssh_agent: off\nenv: [A, B]\nnet: none\n").unwrap();
+        let config = parse("on: lima:work\nssh_agent: off\nenv: [A, B]\nnet: none\nproject: cow\n").unwrap();
         assert_eq!(config.on, Some(Place::Lima("work".into())));
         assert_eq!(config.ssh_agent, Some(Switch(false)));
         assert_eq!(config.env, ["A", "B"]);
         assert_eq!(config.net, Some(Net::None));
+        assert_eq!(config.project, Some(Project::Cow));
         assert_eq!(parse("ssh_agent: true").unwrap().ssh_agent, Some(Switch(true)));
         assert_eq!(parse("# nothing yet\n\n").unwrap(), Config::default());
     }

@@ -13,6 +13,7 @@ pub mod caller;
 pub mod cli;
 pub mod config;
 pub mod failure;
+pub mod layer;
 pub mod name;
 pub mod operand;
 pub mod path;

@@ -111,14 +111,19 @@ pub fn directory(path: &Path) -> Result<PathBuf> {
 pub struct JsonPath(pub PathBuf);
 
 impl JsonPath {
-    pub(crate) fn encode(path: &Path) -> (String, Option<String>) {
+    /// `path` as text, lossy where it is not UTF-8, and then its bytes in base64.
+    pub fn encode(path: &Path) -> (String, Option<String>) {
         match path.to_str() {
             Some(text) => (text.to_owned(), None),
             None => (path.to_string_lossy().into_owned(), Some(BASE64.encode(path.as_os_str().as_bytes()))),
         }
     }
 
-    pub(crate) fn decode(path: String, bytes: Option<&str>) -> Result<PathBuf, base64::DecodeError> {
+    /// The path that [`JsonPath::encode`] made `path` and `bytes` of.
+    ///
+    /// # Errors
+    /// `bytes` is not base64.
+    pub fn decode(path: String, bytes: Option<&str>) -> Result<PathBuf, base64::DecodeError> {
         Ok(match bytes {
             None => PathBuf::from(path),
             Some(bytes) => PathBuf::from(OsString::from_vec(BASE64.decode(bytes)?)),

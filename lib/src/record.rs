@@ -27,8 +27,11 @@ pub const IDS: std::ops::RangeInclusive<u32> = 65536..=99999;
 pub fn shares_gid(gid: u32) -> bool {
     gid >= 1000 && gid != 65534 && !IDS.contains(&gid)
 }
-/// The newest schema that these tools understand; it grows when a field's meaning changes.
+/// The schema of a record; it grows when a field's meaning changes.
 pub const SCHEMA: u32 = 1;
+/// That of one whose project is not simply there and writable: tools that only know [`SCHEMA`] would
+/// let the inside write the project itself.
+const SCHEMA_OF_LAYERS: u32 = 2;
 
 /// Who owns what an environment makes in its project (`llima-box(7)`, OWNERSHIP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,37 @@ pub enum Net {
     Shared,
     /// A network namespace with nothing but loopback.
     None,
+}
+
+/// What the inside may do with the project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Project {
+    /// Write it.
+    #[default]
+    Rw,
+    /// Read it.
+    Ro,
+    /// Write a layer over it (`lbx::layer`); the project itself stays as it is.
+    Cow,
+}
+
+impl Project {
+    /// The word of `--project` for this.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Project::Rw => "rw",
+            Project::Ro => "ro",
+            Project::Cow => "cow",
+        }
+    }
+
+    // serde wants it by reference
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_rw(&self) -> bool {
+        *self == Project::Rw
+    }
 }
 
 /// Whose the project is: every start refuses a changed owner.
@@ -83,12 +117,23 @@ pub struct Options {
     pub rw: Vec<JsonPath>,
     /// Directories of the project that are the environment's own, relative to the project.
     pub private: Vec<JsonPath>,
+    /// What may be done with the project itself.
+    #[serde(skip_serializing_if = "Project::is_rw")]
+    pub project: Project,
     /// The network.
     pub net: Net,
     /// Whether user namespaces may be made inside.
     pub nest: bool,
     /// The git identity of the caller: `user.name`, `user.email`, `init.defaultBranch`.
     pub git: BTreeMap<String, String>,
+}
+
+impl Options {
+    /// The schema of a record with these options.
+    #[must_use]
+    pub fn schema(&self) -> u32 {
+        if self.project.is_rw() { SCHEMA } else { SCHEMA_OF_LAYERS }
+    }
 }
 
 /// An environment as it is recorded.
@@ -146,7 +191,7 @@ impl Record {
     pub fn new(origin: Origin, uid: u32, gid: u32, shell: PathBuf, options: Options) -> Record {
         let (path, path_bytes) = JsonPath::encode(&origin.path);
         Record {
-            schema: SCHEMA,
+            schema: options.schema(),
             home: Path::new("/home").join(&origin.name),
             name: origin.name,
             path,
@@ -188,8 +233,9 @@ impl Record {
         let project = self.project();
         let private = self.options.private.iter().any(|dir| path.starts_with(project.join(&dir.0)));
         let git = self.worktree.as_ref().is_some_and(|worktree| path.starts_with(&worktree.common.0));
-        (path.starts_with(&project) && !private)
-            || git
+        let written = self.options.project.is_rw();
+        (path.starts_with(&project) && !private && written)
+            || (git && written)
             || path.starts_with(&self.home)
             || self.options.rw.iter().any(|dir| path.starts_with(&dir.0))
     }
@@ -225,8 +271,8 @@ impl Record {
             Ok(record) => record.schema,
             Err(_) => serde_json::from_slice::<Version>(text).map_or(SCHEMA, |version| version.schema),
         };
-        if schema != SCHEMA {
-            return broken(format!("record has schema {schema}, these tools know {SCHEMA}"));
+        if schema != SCHEMA && schema != SCHEMA_OF_LAYERS {
+            return broken(format!("record has schema {schema}, these tools know {SCHEMA} and {SCHEMA_OF_LAYERS}"));
         }
         let record = match read {
             Ok(record) => record,
@@ -503,7 +549,7 @@ mod tests {
             (String::new(), "damaged"),
             (text[..text.len() / 2].to_owned(), "damaged"),
             ("null".to_owned(), "damaged"),
-            (text.replace("\"schema\":1", "\"schema\":2"), "schema 2"),
+            (text.replace("\"schema\":1", "\"schema\":3"), "schema 3"),
             (text.replace("/home/alice/p", "/home/alice/q"), "another path"),
             (text.replace("/home/alice/p", "relative"), "another path"),
             (text.replace("\"path\":", "\"path_bytes\":\"%\",\"path\":"), "base64"),
@@ -520,6 +566,25 @@ mod tests {
             }
         }
         assert!(matches!(Record::parse(text.as_bytes(), &other), Err(Unreadable::Broken(_))));
+    }
+
+    #[test]
+    fn what_older_tools_would_let_be_written_they_do_not_enter() {
+        // the one schema that they know, and all that they know of a project
+        let older = |record: &Record| {
+            let json = serde_json::to_value(record).unwrap();
+            (json["schema"] == 1, json["options"].get("project").cloned())
+        };
+        let path = Path::new("/home/alice/p");
+        assert_eq!(older(&record(path)), (true, None));
+        for project in [Project::Ro, Project::Cow] {
+            let options = Options { project, ..Options::default() };
+            let record = record(path);
+            let record = Record { schema: options.schema(), options, ..record };
+            assert_eq!(older(&record), (false, Some(project.word().into())));
+            let text = serde_json::to_vec(&record).unwrap();
+            assert_eq!(Record::parse(&text, &record.name).unwrap(), record);
+        }
     }
 
     #[test]
@@ -553,6 +618,8 @@ mod tests {
         ] {
             assert_eq!(record.exposes(Path::new(path)), exposed, "{path}");
         }
+        record.options.project = Project::Cow;
+        assert!(!record.exposes(Path::new("/home/alice/p/bin/tool")));
     }
 
     #[test]

@@ -375,6 +375,96 @@ pub fn open_subvolume(dir: BorrowedFd<'_>) -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::ioctl(dir.as_raw_fd(), SUBVOL_SETFLAGS as _, &raw const flags) }))
 }
 
+/// The right to look at files as somebody else does, for this thread alone: `setfsuid(2)`.
+///
+/// The thread's groups become theirs for good; root, who it is between the looks, needs none.
+#[derive(Clone, Copy, Debug)]
+pub struct Looks {
+    /// `None`: they are who this thread is.
+    uid: Option<nix::unistd::Uid>,
+}
+
+impl Looks {
+    /// As the user `uid`, `gid`, a member of `groups`.
+    ///
+    /// # Errors
+    /// EPERM without privilege.
+    pub fn of(uid: u32, gid: u32, groups: &[rustix::process::Gid]) -> io::Result<Looks> {
+        use nix::unistd::{Gid, Uid, setfsgid};
+        if rustix::process::geteuid().as_raw() == uid {
+            return Ok(Looks { uid: None });
+        }
+        rustix::thread::set_thread_groups(groups)?;
+        let gid = Gid::from_raw(gid);
+        setfsgid(gid);
+        // it tells of a failure by having changed nothing
+        if setfsgid(Gid::from_raw(u32::MAX)) != gid {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        Ok(Looks { uid: Some(Uid::from_raw(uid)) })
+    }
+
+    /// Runs `look` as that user: what they may not see, it does not see either. Root's rights over
+    /// files are gone meanwhile (capabilities(7), "Effect of user ID changes").
+    ///
+    /// # Errors
+    /// The thread could not become that user, or itself again; no other of its looks must follow.
+    pub fn take<T>(&self, look: impl FnOnce() -> T) -> io::Result<T> {
+        use nix::unistd::{Uid, setfsuid};
+        let Some(uid) = self.uid else { return Ok(look()) };
+        let become_one = |uid: Uid| {
+            let before = setfsuid(uid);
+            match setfsuid(Uid::from_raw(u32::MAX)) == uid {
+                true => Ok(before),
+                false => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            }
+        };
+        let own = become_one(uid)?;
+        let seen = look();
+        become_one(own)?;
+        Ok(seen)
+    }
+}
+
+/// What a file system knows a file by, whatever its name: `name_to_handle_at(2)`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Handle {
+    /// The file system's own kind of handle.
+    pub kind: i32,
+    /// The handle.
+    pub bytes: Vec<u8>,
+}
+
+/// The handle of what `name` is in `dir`, of a symbolic link itself; of `dir` for an empty name.
+///
+/// # Errors
+/// EOPNOTSUPP where the file system has none.
+pub fn handle(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<Handle> {
+    // struct file_handle, with as much room behind it as any file system needs (MAX_HANDLE_SZ)
+    #[repr(C)]
+    struct Buffer {
+        size: u32,
+        kind: i32,
+        bytes: [u8; 128],
+    }
+    let mut buffer = Buffer { size: 128, kind: 0, bytes: [0; 128] };
+    let mut mount: libc::c_int = 0;
+    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    // SAFETY: the name is a C string; the kernel writes the mount's number and at most `size` bytes.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            &raw mut buffer,
+            &raw mut mount,
+            flags,
+        )
+    })?;
+    let size = usize::try_from(buffer.size).unwrap_or(0).min(buffer.bytes.len());
+    Ok(Handle { kind: buffer.kind, bytes: buffer.bytes[..size].to_vec() })
+}
+
 fn check(result: libc::c_long) -> io::Result<()> {
     match result {
         0.. => Ok(()),
@@ -395,6 +485,44 @@ mod tests {
                 assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 7));
             }
         }
+    }
+
+    #[test]
+    fn a_look_is_of_one_user_and_ends() {
+        let own = nix::unistd::geteuid();
+        assert_eq!(Looks::of(own.as_raw(), 0, &[]).unwrap().take(|| 7).unwrap(), 7);
+        if !own.is_root() {
+            assert!(Looks::of(own.as_raw() + 1, 1, &[]).is_err());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        // a thread of its own: it keeps the groups
+        let seen = std::thread::spawn(move || {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+            let other = Looks::of(65534, 65534, &[]).unwrap();
+            let read = || std::fs::read(&file).is_ok();
+            let open = other.take(read).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            (open, other.take(read).unwrap(), read())
+        });
+        assert_eq!(seen.join().unwrap(), (true, false, true));
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_handle() {
+        use std::os::fd::AsFd;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "").unwrap();
+        std::fs::write(dir.path().join("b"), "").unwrap();
+        let open = std::fs::File::open(dir.path()).unwrap();
+        let Ok(a) = handle(open.as_fd(), c"a") else { return };
+        assert_ne!(a, handle(open.as_fd(), c"b").unwrap());
+        assert_ne!(a, handle(open.as_fd(), c"").unwrap());
+        std::fs::rename(dir.path().join("a"), dir.path().join("c")).unwrap();
+        assert_eq!(a, handle(open.as_fd(), c"c").unwrap());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub fn tools() -> Vec<Command> {
         lbx_env::Cli::command(),
         lbx_enter::Cli::command(),
         lbx_ls::Cli::command(),
+        lbx_diff::Cli::command(),
         lbx_on::Cli::command(),
         lbx_probe::Cli::command(),
         lbx_vm::Cli::command(),

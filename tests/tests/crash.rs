@@ -127,6 +127,9 @@ enum Verb {
 
 const VERBS: [Verb; 4] = [Verb::Create, Verb::Start, Verb::Stop, Verb::Delete];
 
+/// Of what is made and removed, all that there is.
+const OPTIONS: [&str; 4] = ["--private", "target", "--project", "cow"];
+
 impl Verb {
     fn word(self) -> &'static str {
         match self {
@@ -142,7 +145,7 @@ impl Verb {
         if self == Verb::Create {
             return;
         }
-        project.create(&["--private", "target"]);
+        project.create(&OPTIONS);
         if self == Verb::Stop || self == Verb::Delete {
             project.sh("mkdir -p ~/a/b; echo x >~/a/file; echo y >target/z; (sleep 8000 >/dev/null 2>&1 </dev/null &)");
         }
@@ -151,7 +154,7 @@ impl Verb {
     fn words(self, project: &Project) -> Vec<String> {
         let mut words = vec![tool_file("lbx-env").display().to_string(), self.word().to_owned()];
         if self == Verb::Create {
-            words.extend(["--private".to_owned(), "target".to_owned()]);
+            words.extend(OPTIONS.map(str::to_owned));
         }
         words.push(project.str().to_owned());
         words

@@ -8,11 +8,12 @@ use lbx::record::{Options, Origin, Owner, Ownership};
 use lbx::{Name, Record};
 use lbx_tests::{Place, docs, installed, only_at, repository};
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "man/lbx-name.1",
     "man/lbx-env.1",
     "man/lbx-enter.1",
     "man/lbx-ls.1",
+    "man/lbx-diff.1",
     "man/lbx-on.1",
     "man/lbx-probe.1",
     "man/lbx-vm.1",

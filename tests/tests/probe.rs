@@ -34,12 +34,15 @@ const BROKEN: &[(&str, &[&str])] = &[
             "socket-peer",
             "descriptor-take",
             "key-add",
+            "layer-whiteout",
+            "layer-whiteout-rename",
         ],
     ),
     ("broken-groups", &["groups"]),
     ("broken-host-name", &["host-name", "namespace-uts"]),
     ("broken-ipc", &["namespace-ipc", "sysv-shm", "sysv-sem", "sysv-msg", "sysv-list", "sysv-by-index", "posix-queue"]),
     ("broken-keyring", &["session-keyring"]),
+    ("broken-layers", &["project-closed"]),
     ("broken-limits", &["core-limit", "core-limit-raise"]),
     ("broken-masks", &["proc-keys"]),
     ("broken-mounts", &["files-srv", "files-siblings"]),
@@ -144,6 +147,25 @@ fn nothing_gets_through_and_soon() {
     assert!(low_port == 0 || place() == Place::Lima, "{skipped:#?}");
     assert_eq!(skipped.len(), by_chance + not_here + low_port + count("shared as documented"), "{skipped:#?}");
     assert_eq!(project.state(), "running", "it was started");
+}
+
+#[test]
+fn nothing_gets_through_to_a_project_that_is_not_to_be_changed() {
+    let _beside = beside();
+    // what is not a plain word is spelt otherwise among the mounts
+    for (asked, name) in [("cow", "a b"), ("ro", "app")] {
+        let project = Project::named(name);
+        project.create(&["--project", asked]);
+        let report = text(probe(&project).assert().success());
+        assert!(points(&report, "not ok").is_empty(), "{asked}: {report}");
+        assert!(points(&report, "ok").contains("project-closed"), "{report}");
+        project.sh("true");
+        project.must("stop");
+        if asked == "cow" {
+            // what was tried has left no change
+            project.env_tool("set").args(["--project", "rw"]).arg(project.path()).assert().success();
+        }
+    }
 }
 
 #[test]
@@ -344,7 +366,11 @@ fn what_is_broken_on_purpose_is_found() {
             return;
         };
         let project = Project::new();
-        project.create(if *feature == "broken-network" { &["--net", "none"] } else { &[] });
+        project.create(match *feature {
+            "broken-network" => &["--net", "none"],
+            "broken-layers" => &["--project", "cow"],
+            _ => &[],
+        });
         // not running: lbx-env of the directory starts it
         let output = command(dir.join("lbx-probe")).arg(project.path()).output().unwrap();
         let report = String::from_utf8(output.stdout).unwrap();

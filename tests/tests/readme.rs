@@ -81,7 +81,7 @@ fn what_is_installed_is_whole() {
         let mut install = command(repository().join("scripts/install"));
         install.arg(&prefix).env("LBX_BIN_DIR", bin_dir()).assert().success().stdout("");
     }
-    for tool in ["lbx-name", "lbx-env", "lbx-enter", "lbx-ls", "lbx-on", "lbx-vm", "llima-box"] {
+    for tool in ["lbx-name", "lbx-env", "lbx-enter", "lbx-ls", "lbx-diff", "lbx-on", "lbx-vm", "llima-box"] {
         let file = std::fs::metadata(prefix.join("bin").join(tool)).expect("the tool is installed");
         assert_eq!((file.uid(), file.mode() & 0o7777), (0, 0o755), "{tool}");
         let share = prefix.join("share");

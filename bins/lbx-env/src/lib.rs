@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use lbx::cli::Common;
-use lbx::record::Net;
+use lbx::record::{Net, Project};
 
 /// Creates, starts, stops, repairs and deletes environments
 #[derive(Clone, Debug, Parser)]
@@ -80,6 +80,18 @@ pub enum Verb {
         #[allow(missing_docs)]
         envs: Envs,
     },
+    /// Drop what was changed in copy-on-write projects: of PATH alone, or all of it
+    Discard {
+        /// Operands on standard input end with NUL, not newline
+        #[arg(short = '0', long)]
+        null: bool,
+        /// Name, or path of a project
+        #[arg(value_name = "ENV")]
+        env: OsString,
+        /// Paths below the project; '-' reads them from standard input [default: all]
+        #[arg(value_name = "PATH|-")]
+        paths: Vec<OsString>,
+    },
     /// Delete environments with their homes; projects stay
     Delete {
         /// A missing environment is no failure
@@ -120,6 +132,9 @@ pub struct Create {
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "Options of an environment")]
 pub struct Settings {
+    /// The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
+    #[arg(long, value_name = "rw|ro|cow", hide_possible_values = true)]
+    pub project: Option<Project>,
     /// Show PATH inside, read-only; may be repeated
     #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub ro: Vec<PathBuf>,
@@ -191,6 +206,9 @@ impl Settings {
             word.push(value);
             words.push(word);
         };
+        if let Some(project) = self.project {
+            word("--project", project.word().as_ref());
+        }
         for (option, paths) in [("--ro", &self.ro), ("--rw", &self.rw)] {
             for path in paths {
                 match path.as_os_str().is_empty() {

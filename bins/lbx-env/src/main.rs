@@ -1,7 +1,7 @@
 //! `lbx-env`: creates, starts, stops, repairs and deletes environments. The only tool that changes
 //! accounts, mounts and cgroups.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use lbx::failure::{Tool, status};
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     TOOL.run(|| {
         let mut cli: Cli = cli::parse()?;
         let place = Place::resolve(cli.common.on.as_ref())?;
-        if expand_operands(&mut cli.verb, &place)?.is_empty() {
+        if !expand_operands(&mut cli.verb, &place)? {
             return Ok(status::DONE);
         }
         if place != Place::Local {
@@ -42,8 +42,9 @@ fn act(_: &Cli) -> Result<u8> {
     Err(failure.into())
 }
 
-/// Standard input is read once, here: the step to root or to another place carries words.
-fn expand_operands<'a>(verb: &'a mut Verb, place: &Place) -> Result<&'a [OsString]> {
+/// Standard input is read once, here: the step to root or to another place carries words. Whether there is
+/// anything to do.
+fn expand_operands(verb: &mut Verb, place: &Place) -> Result<bool> {
     let (operands, null) = match verb {
         Verb::Create { paths, null, .. } => {
             if let (true, Place::Ssh(_)) = (paths.is_empty(), place) {
@@ -55,6 +56,9 @@ fn expand_operands<'a>(verb: &'a mut Verb, place: &Place) -> Result<&'a [OsStrin
             }
             (paths, *null)
         }
+        // none at all are all, but not where a list of them is empty
+        Verb::Discard { paths, .. } if paths.is_empty() => return Ok(true),
+        Verb::Discard { paths, null, .. } => (paths, *null),
         Verb::Set { envs, .. }
         | Verb::Start { envs }
         | Verb::Stop { envs }
@@ -62,7 +66,7 @@ fn expand_operands<'a>(verb: &'a mut Verb, place: &Place) -> Result<&'a [OsStrin
         | Verb::Delete { envs, .. } => (&mut envs.envs, envs.null),
     };
     *operands = operand::expand(std::mem::take(operands), null)?;
-    Ok(operands)
+    Ok(!operands.is_empty())
 }
 
 /// This command line again, for the tool at `place`, with every path as it is known there.
@@ -92,6 +96,12 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
         Verb::Start { envs } => (Some("start"), &envs.envs),
         Verb::Stop { envs } => (Some("stop"), &envs.envs),
         Verb::Repair { envs } => (Some("repair"), &envs.envs),
+        Verb::Discard { env, paths, .. } => {
+            words.extend(["discard".into(), "--".into(), env_word(env, place)?]);
+            // what is called '-' is not to be read for
+            words.extend(paths.iter().map(|path| if path == "-" { "./-".into() } else { path.clone() }));
+            return Ok(Call { words, vars: Vec::new() });
+        }
         Verb::Delete { force, envs } => {
             words.push("delete".into());
             words.extend(force.then(|| "--force".into()));
@@ -102,12 +112,23 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
     words.push("--".into());
     let is_create = matches!(cli.verb, Verb::Create { .. });
     for operand in operands {
-        words.push(match lbx::Name::parse(operand) {
-            Some(_) if !is_create => operand.clone(),
-            _ if matches!(place, Place::Ssh(_)) => place.path(operand.as_ref())?.into(),
-            // one that cannot be resolved is refused there, alone
-            _ => lbx::path::canonical(operand.as_ref()).map_or_else(|_| operand.clone(), Into::into),
-        });
+        words.push(if is_create { path_word(operand, place)? } else { env_word(operand, place)? });
     }
     Ok(Call { words, vars: Vec::new() })
+}
+
+/// A name, or a path as it is known at `place`.
+fn env_word(operand: &OsStr, place: &Place) -> Result<OsString> {
+    match lbx::Name::parse(operand) {
+        Some(_) => Ok(operand.to_owned()),
+        None => path_word(operand, place),
+    }
+}
+
+fn path_word(operand: &OsStr, place: &Place) -> Result<OsString> {
+    Ok(match place {
+        Place::Ssh(_) => place.path(operand.as_ref())?.into(),
+        // one that cannot be resolved is refused there, alone
+        _ => lbx::path::canonical(operand.as_ref()).map_or_else(|_| operand.to_owned(), Into::into),
+    })
 }

@@ -174,7 +174,7 @@ impl Wanted {
             Some("lbx-env") if self.says("create") => Need::Create,
             Some("llima-box") if self.verb() == Some(OsStr::new("shell")) => Need::Create,
             Some("lbx-probe") if self.says("--list") => Need::Look,
-            Some("lbx-name") => Need::Look,
+            Some("lbx-diff" | "lbx-name") => Need::Look,
             _ => Need::Start,
         }
     }
@@ -188,7 +188,7 @@ impl Wanted {
     /// command of a loop.
     fn wants_stdin(&self) -> bool {
         match self.tool.to_str() {
-            Some("lbx-env" | "lbx-probe") => false,
+            Some("lbx-diff" | "lbx-env" | "lbx-probe") => false,
             Some("lbx-ls" | "lbx-name") => self.words.iter().any(|word| Path::new(word) == Path::new("-")),
             _ if self.is_wrapper() => !self.says("-n") && !self.says("--no-stdin"),
             _ => true,
@@ -220,6 +220,7 @@ mod tests {
             (&["llima-box", "delete", "--on", "local", "shell"], Need::Start),
             (&["lbx-probe", "--on", "local", "--", "app-1a2b"], Need::Start),
             (&["lbx-probe", "--on", "local", "--list"], Need::Look),
+            (&["lbx-diff", "--on", "local", "--", "app-1a2b"], Need::Look),
             (&["lbx-unknown", "x"], Need::Start),
         ] {
             assert_eq!(wanted(words).need(), need, "{words:?}");
@@ -231,6 +232,7 @@ mod tests {
         for (words, wants) in [
             (&["lbx-env", "--on", "local", "stop", "--", "a-1a2b"][..], false),
             (&["lbx-probe", "--on", "local", "--", "a-1a2b"], false),
+            (&["lbx-diff", "--on", "local", "--", "a-1a2b", "src"], false),
             (&["lbx-ls", "--on", "local", "--"], false),
             (&["lbx-ls", "--on", "local", "--", "-"], true),
             (&["lbx-enter", "--on", "local", "--", "a-1a2b", "cat", "-n"], true),

@@ -225,6 +225,7 @@ fn settings(config: Config, place: &Place) -> Settings {
         rw: own(config.rw),
         private: config.private,
         net: config.net,
+        project: config.project,
         shell: config.shell,
         ..Settings::default()
     }
@@ -240,6 +241,7 @@ fn fill(settings: &mut Settings, defaults: Settings) {
         }
     }
     settings.net = settings.net.or(defaults.net);
+    settings.project = settings.project.or(defaults.project);
     settings.shell = settings.shell.take().or(defaults.shell);
     for (key, value) in defaults.git {
         if !settings.git.iter().any(|(given, _)| *given == key) {
@@ -311,6 +313,7 @@ mod tests {
             ro: vec!["/usr".into()],
             git: pairs(&[("user.name", "A = B")]),
             net: Some(lbx::record::Net::None),
+            project: Some(lbx::record::Project::Cow),
             ..Settings::default()
         };
         let words = settings.words(&Place::Local).unwrap();

@@ -270,7 +270,7 @@ fn remove_leaf(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
 }
 
 /// The names in `dir`, `.` and `..` left out; at most `bound` of them, since most are removed.
-fn entries(dir: BorrowedFd<'_>, bound: usize) -> io::Result<Vec<std::ffi::OsString>> {
+pub(super) fn entries(dir: BorrowedFd<'_>, bound: usize) -> io::Result<Vec<std::ffi::OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
@@ -10,14 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lbx::caller::Caller;
 use lbx::failure::{Tool, status};
 use lbx::path::{JsonPath, shell_quoted};
-use lbx::record::{self, Options, Origin, Ownership, Record, Unreadable};
+use lbx::record::{self, Options, Origin, Ownership, Project, Record, Unreadable};
 use lbx::{Failure, Name, Result, step};
 use lbx_env::{Cli, Create, Settings, Verb};
 
 mod accounts;
+mod discard;
 mod etc;
 mod holder;
 mod home;
+mod layers;
 mod mounts;
 mod plan;
 mod project;
@@ -41,6 +44,7 @@ pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
         Verb::Start { envs } => session.each(&envs.envs, |env| session.start(env)),
         Verb::Stop { envs } => session.each(&envs.envs, |env| session.stop(env)),
         Verb::Repair { envs } => session.each(&envs.envs, |env| session.repair(env)),
+        Verb::Discard { env, paths, .. } => session.discard(env, paths),
         Verb::Delete { force, envs } => session.each(&envs.envs, |env| session.delete(env, *force)),
     }
 }
@@ -109,7 +113,7 @@ impl Session<'_> {
             return answer(&record);
         }
         let project = project::open_for(self.caller, &path, Right::Own)?;
-        project::require_owner_can_write(&project, &path)?;
+        require_writable(&project, &path, &options.settings)?;
         let settings = self.checked(&options.settings, &path, &passwd)?;
         if self.cli.dry_run {
             home::refuse_foreign(&name)?;
@@ -213,7 +217,7 @@ impl Session<'_> {
     /// Makes the environment `name`, whose lock is held: account, home, private directories, and
     /// the record last.
     fn make(&self, name: &Name, path: &Path, project: &Opened, settings: Settings) -> Result<Record> {
-        project::require_owner_can_write(project, path)?;
+        require_writable(project, path, &settings)?;
         let (ids, ownership) = self.account(name, project, Wanted::Fresh)?;
         let owner = project.owner;
         let origin = Origin { name: name.clone(), path: path.to_owned(), owner, ownership, creator: self.caller.uid };
@@ -222,6 +226,7 @@ impl Session<'_> {
         record.worktree = project::worktree(self.caller, path)?;
         home::make(name, ids)?;
         view::make_private(&record)?;
+        layers::make(&record, project)?;
         touch(&record::last_used_file(name))?;
         store::save(&record)?;
         self.note(|| format!("created environment '{name}' of path '{}'", path.display()));
@@ -288,8 +293,17 @@ impl Session<'_> {
             .hint(format!("lbx-env stop {name}"))
             .into());
         }
+        let before = record.options.project;
+        if before != wanted.options.project {
+            require_no_changes(&record)?;
+            change_project(&wanted)?;
+        }
         view::make_private(&wanted)?;
-        store::save(&wanted)
+        store::save(&wanted)?;
+        match before == Project::Cow && wanted.options.project != before {
+            true => layers::remove(&name, &mut || ()),
+            false => Ok(()),
+        }
     }
 
     fn start(&self, env: &OsStr) -> Result<()> {
@@ -357,7 +371,8 @@ impl Session<'_> {
                 project::refuse_system(&path, &accounts::passwd()?)?;
                 let project = project::open_for(self.caller, &path, Right::Own)?;
                 holder::stop(&name)?;
-                self.make(&name, &path, &project, Settings::default())?;
+                let settings = Settings { project: salvaged_project(&name), ..Settings::default() };
+                self.make(&name, &path, &project, settings)?;
                 self.warn(&format!("options and labels of '{name}' were lost with its record"));
                 Ok(())
             }
@@ -397,7 +412,62 @@ impl Session<'_> {
         }
         home::make(&record.name, ids)?;
         view::make_private(&record)?;
+        layers::make(&record, &opened)?;
         touch(&record::last_used_file(&record.name))
+    }
+
+    /// Drops what was changed at each of `paths`, or all, and goes on past what cannot be dropped.
+    fn discard(&self, env: &OsStr, paths: &[std::ffi::OsString]) -> Result<u8> {
+        let name = record::require(env)?;
+        let read = || -> Result<Record> {
+            let record = Record::load(&name).map_err(|why| why.failure(&name))?;
+            record.require_caller(self.caller)?;
+            match record.options.project {
+                Project::Cow => Ok(record),
+                _ => Err(Failure::new(format!("environment '{name}' has no changes of its own"))
+                    .hint("--project cow is for that")
+                    .into()),
+            }
+        };
+        let record = read()?;
+        let below = |path: &std::ffi::OsString| discard::below(path, &record.project());
+        if self.planned(|| match paths {
+            [] => vec![format!("discard all changes of {name}")],
+            paths => paths.iter().map(|path| format!("discard {}", shell_quoted(path))).collect(),
+        })? {
+            return Ok(status::DONE);
+        }
+        let _lock = Lock::of_existing(&name)?;
+        let record = read()?;
+        if lbx::holder::find(&name)?.is_some() {
+            return Err(Failure::new(format!("environment '{name}' is running"))
+                .hint(format!("lbx-env stop {name}"))
+                .into());
+        }
+        let project = project::open_recorded(&record.project(), record.owner)?;
+        let bar = self.progress(&format!("discarding changes of {name}"));
+        let mut tick = || bar.inc(1);
+        let whole = || -> Result<()> {
+            project::require_owner_can_write(&project, &record.project())?;
+            layers::remove(&name, &mut || bar.inc(1))?;
+            layers::make(&record, &project)
+        };
+        if paths.is_empty() {
+            whole()?;
+            bar.finish_and_clear();
+            return Ok(status::DONE);
+        }
+        layers::require(&name)?;
+        let layers = discard::Layers::open(&record, project.fd.as_fd())?;
+        let ended = self.each(paths, |path| {
+            let path = below(&path.to_owned())?;
+            match path.as_os_str().is_empty() {
+                true => Err(Failure::new("path is the project itself").hint("without PATH all is discarded").into()),
+                false => layers.discard(&path, &mut tick),
+            }
+        });
+        bar.finish_and_clear();
+        ended
     }
 
     fn delete(&self, env: &OsStr, force: bool) -> Result<()> {
@@ -407,14 +477,16 @@ impl Session<'_> {
             None => record::require(env)?,
         };
         if self.planned(|| {
-            let home = home::path(&name);
-            ["end every process of", "remove account", "remove home", "remove record of"]
-                .iter()
-                .map(|step| match *step {
-                    "remove home" => format!("{step} {}", home.display()),
-                    step => format!("{step} {name}"),
-                })
-                .collect()
+            let mut lines = vec![
+                format!("end every process of {name}"),
+                format!("remove account {name}"),
+                format!("remove home {}", home::path(&name).display()),
+            ];
+            if Record::load(&name).is_ok_and(|record| record.options.project == Project::Cow) {
+                lines.push(format!("remove layers of {name}, and with them what it changed"));
+            }
+            lines.push(format!("remove record of {name}"));
+            lines
         })? {
             return Ok(());
         }
@@ -447,6 +519,7 @@ impl Session<'_> {
         let private = view::private_root(name);
         home::remove_tree(rustix::fs::CWD, &private, &mut tick)
             .with_context(|| format!("cannot remove '{}'", private.display()))?;
+        layers::remove(name, &mut tick)?;
         bar.finish_and_clear();
         Ok(())
     }
@@ -481,6 +554,9 @@ fn create_plan(name: &Name, path: &Path, settings: &Settings) -> Vec<String> {
     lines.extend(
         settings.private.iter().map(|dir| format!("create private directory for {}", shell_quoted(dir.as_os_str()))),
     );
+    if settings.project == Some(Project::Cow) {
+        lines.push(format!("create layers of {name} over its project"));
+    }
     lines
 }
 
@@ -520,6 +596,8 @@ fn apply(record: &mut Record, asked: &Settings) {
     };
     pairs(&asked.label, &mut record.labels);
     pairs(&asked.git, &mut record.options.git);
+    record.options.project = asked.project.unwrap_or(record.options.project);
+    record.schema = record.options.schema();
     record.options.net = asked.net.unwrap_or(record.options.net);
     record.options.nest = asked.nest.unwrap_or(record.options.nest);
     if let Some(shell) = &asked.shell {
@@ -531,6 +609,7 @@ fn apply(record: &mut Record, asked: &Settings) {
 fn differences(a: &Record, b: &Record) -> Vec<&'static str> {
     let (x, y) = (&a.options, &b.options);
     [
+        ("--project", x.project != y.project),
         ("--ro", x.ro != y.ro),
         ("--rw", x.rw != y.rw),
         ("--private", x.private != y.private),
@@ -581,6 +660,38 @@ fn login_shell() -> PathBuf {
     installed.unwrap_or("/bin/sh").into()
 }
 
+/// Fails when the inside is to write `project` and could not; what is only read need not be writable.
+fn require_writable(project: &Opened, path: &Path, settings: &Settings) -> Result<()> {
+    match settings.project {
+        Some(Project::Ro) => Ok(()),
+        _ => project::require_owner_can_write(project, path),
+    }
+}
+
+/// Makes what `wanted` needs for what its project is to be from now on.
+fn change_project(wanted: &Record) -> Result<()> {
+    if wanted.options.project == Project::Ro {
+        return Ok(());
+    }
+    let path = wanted.project();
+    let project = project::open_recorded(&path, wanted.owner)?;
+    project::require_owner_can_write(&project, &path)?;
+    // what an interrupted change left
+    layers::remove(&wanted.name, &mut || ())?;
+    layers::make(wanted, &project)
+}
+
+/// Fails when the inside has changed what nobody has looked at yet.
+fn require_no_changes(record: &Record) -> Result<()> {
+    let name = &record.name;
+    if record.options.project != Project::Cow || layers::is_empty(name)? {
+        return Ok(());
+    }
+    Err(Failure::new(format!("environment '{name}' has changes that are not in its project"))
+        .hint(format!("lbx-apply {name} puts them there, lbx-discard {name} drops them"))
+        .into())
+}
+
 fn touch(path: &Path) -> Result<()> {
     std::fs::OpenOptions::new()
         .create(true)
@@ -604,6 +715,16 @@ fn project_at(path: &Path) -> Result<PathBuf> {
     mounts::refuse_callers_home(&canonical)?;
     mounts::require_shared(&canonical)?;
     lbx::path::directory(path)
+}
+
+/// What a damaged record still says of the project, or its layers do: one that was not to be written is not
+/// to become writable by a repair.
+fn salvaged_project(name: &Name) -> Option<Project> {
+    let said = || -> Option<Project> {
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(record::file(name)).ok()?).ok()?;
+        serde_json::from_value(json.get("options")?.get("project")?.clone()).ok()
+    };
+    if lbx::layer::root(name).exists() { Some(Project::Cow) } else { said() }
 }
 
 /// The path of a damaged environment: what the operand says, else what the record still does.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lbx::Record;
 use lbx::path::shell_quoted;
-use lbx::record::{Net, Ownership};
+use lbx::record::{Net, Ownership, Project};
 
 /// Whose a directory inside is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) enum Step {
     Writable { path: PathBuf },
     /// A part of the machine.
     Bind { path: PathBuf, source: Source, access: Access, mapped: bool },
+    /// The recorded project, opened anew and checked, below the environment's own layer.
+    Overlay { path: PathBuf, mapped: bool },
     /// The shared /etc with the environment's own files over it.
     Etc,
     /// A process file system of the environment's PID namespace.
@@ -248,10 +250,17 @@ fn project(record: &Record, steps: &mut Vec<Step>) {
         mapped: true,
     };
     steps.extend(around.into_iter().map(bind));
+    let shown = record.options.project;
     if let Some(worktree) = &record.worktree {
-        git(&worktree.common.0, &worktree.own.0, steps);
+        git(&worktree.common.0, &worktree.own.0, shown, steps);
     }
-    steps.push(Step::Bind { path: project.clone(), source: Source::Project, access: Access::ReadWrite, mapped });
+    let bound = |access| Step::Bind { path: project.clone(), source: Source::Project, access, mapped };
+    steps.push(match shown {
+        _ if cfg!(feature = "broken-layers") => bound(Access::ReadWrite),
+        Project::Rw => bound(Access::ReadWrite),
+        Project::Ro => bound(Access::ReadOnly),
+        Project::Cow => Step::Overlay { path: project.clone(), mapped },
+    });
     steps.extend(below.into_iter().map(bind));
     for dir in &record.options.private {
         steps.push(Step::Bind {
@@ -264,12 +273,16 @@ fn project(record: &Record, steps: &mut Vec<Step>) {
 }
 
 /// The git directory that a worktree shares with others: closed but for what a commit writes. Hooks,
-/// settings and pointers in it are what the person's own git runs and obeys, in every worktree.
-fn git(common: &Path, own: &Path, steps: &mut Vec<Step>) {
+/// settings and pointers in it are what the person's own git runs and obeys, in every worktree. Where the
+/// project is not to be changed, it is closed as a whole: it is no less the person's.
+fn git(common: &Path, own: &Path, shown: Project, steps: &mut Vec<Step>) {
     let mut bind = |path: &Path, access| {
         steps.push(Step::Bind { path: common.join(path), source: Source::Git(path.to_owned()), access, mapped: true });
     };
     bind(Path::new(""), Access::ReadOnly);
+    if shown != Project::Rw {
+        return;
+    }
     for name in ["objects", "refs", "logs", "lfs"] {
         bind(Path::new(name), Access::ReadWrite);
     }
@@ -309,6 +322,10 @@ impl fmt::Display for Step {
                     _ => write!(f, "bind {access}{mapped} {}", word(path)),
                 }
             }
+            Step::Overlay { path, mapped } => {
+                let mapped = if *mapped { " id-mapped" } else { "" };
+                write!(f, "overlay rw {} over the{mapped} project", word(path))
+            }
             Step::Etc => f.write_str("overlay ro /etc, own passwd group hosts hostname resolv.conf gitconfig"),
             Step::Proc => f.write_str("proc /proc"),
             Step::Sys => f.write_str("sysfs ro /sys"),
@@ -345,6 +362,7 @@ mod tests {
             .iter()
             .rposition(|step| match step {
                 Step::Bind { path: p, .. }
+                | Step::Overlay { path: p, .. }
                 | Step::Mask { path: p }
                 | Step::MaskSocket { path: p }
                 | Step::Writable { path: p }
@@ -363,6 +381,23 @@ mod tests {
         assert!(at(&steps, "/tmp") < project);
         assert!(project < at(&steps, "/tmp/p/vendor"));
         assert_eq!(at(&steps, "/"), steps.len() - 1, "the root is closed last");
+    }
+
+    #[test]
+    fn a_project_that_is_not_to_be_changed_is_nowhere_writable() {
+        for project in [Project::Ro, Project::Cow] {
+            let options = Options { project, private: vec![JsonPath("target".into())], ..Options::default() };
+            let mut record = record("/srv/work", options);
+            let (common, own) = (JsonPath("/srv/main/.git".into()), JsonPath("worktrees/work".into()));
+            record.worktree = Some(Worktree { common, own });
+            let steps = plan(&record, &Machine::default());
+            let theirs = |step: &&Step| matches!(step, Step::Bind { access: Access::ReadWrite, path, .. } if path.starts_with("/srv"));
+            let writable: Vec<String> = steps.iter().filter(theirs).map(Step::to_string).collect();
+            assert_eq!(writable, ["bind rw /srv/work/target from private target"]);
+            let overlaid = steps.iter().any(|step| matches!(step, Step::Overlay { .. }));
+            assert_eq!(overlaid, project == Project::Cow);
+            assert!(at(&steps, "/srv/work") < at(&steps, "/srv/work/target"));
+        }
     }
 
     #[test]

@@ -6,14 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
 use lbx::caller::{Account, Caller, accounts};
 use lbx::path::JsonPath;
 use lbx::record::{self, Owner, Ownership, Worktree};
 use lbx::sys::{self, Cloned, MountChange};
-use lbx::{Failure, Name, Result, step};
+use lbx::{Failure, Name, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::Gid;
@@ -175,21 +174,8 @@ pub(crate) fn as_caller(caller: Caller, look: impl FnOnce() -> Result<Vec<u8>>) 
     if caller.is_root() || caller.uid == rustix::process::geteuid().as_raw() {
         return look();
     }
-    let groups = groups(caller)?;
+    let groups = caller.groups()?;
     as_user(caller.uid, caller.gid, &groups, look)
-}
-
-/// The groups of `caller`, as the system's name services know them.
-fn groups(caller: Caller) -> Result<Vec<Gid>> {
-    let mut id = Command::new("id");
-    // with nothing of the caller's: this runs as root
-    id.args(["-G", "--", &caller.uid.to_string()]).env_clear().env("PATH", "/usr/bin:/bin");
-    let text = step::output(id).with_context(|| format!("cannot tell the groups of uid {}", caller.uid))?;
-    Ok(String::from_utf8_lossy(&text)
-        .split_whitespace()
-        .filter_map(|gid| gid.parse().ok())
-        .map(Gid::from_raw)
-        .collect())
 }
 
 /// Runs `look` in a child that has given up its privilege.

@@ -103,7 +103,7 @@ pub(crate) fn save(record: &Record) -> Result<()> {
 }
 
 /// Replaces the file `path`: written aside, synced, renamed.
-fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let aside = path.with_extension("new");
     remove_file(&aside)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;

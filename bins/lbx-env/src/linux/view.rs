@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use lbx::record::Project;
 use lbx::sys::{self, MountChange};
 use lbx::{Failure, Name, Record, Result, record};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat, openat2};
@@ -26,7 +27,7 @@ use rustix::process::{Gid, Uid};
 use super::accounts::Ids;
 use super::plan::{Access, Source, Step, Whose};
 use super::project::{self, Opened};
-use super::{etc, home, mounts};
+use super::{etc, home, layers, mounts};
 
 const NOSUID: u64 = if cfg!(feature = "broken-nosuid") { 0 } else { libc::MOUNT_ATTR_NOSUID };
 const NODEV: u64 = if cfg!(feature = "broken-nodev") { 0 } else { libc::MOUNT_ATTR_NODEV };
@@ -75,7 +76,11 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     fn mounts_of(&mut self, step: &Step) -> Result<Vec<(PathBuf, OwnedFd)>> {
-        let Step::Bind { path, source, access, mapped } = step else { return Ok(Vec::new()) };
+        let (path, source, access, mapped) = match step {
+            Step::Bind { path, source, access, mapped } => (path, source, access, mapped),
+            Step::Overlay { path, mapped } => return Ok(vec![(PathBuf::new(), self.lower_layer(path, *mapped)?)]),
+            _ => return Ok(Vec::new()),
+        };
         let Some(opened) = self.open(path, source)? else { return Ok(Vec::new()) };
         let show = || format!("cannot show '{}'", path.display());
         let mounts = match mapped {
@@ -108,7 +113,9 @@ impl Gathering<'_> {
             },
             Source::Project => {
                 let opened = project::open_recorded(&record.project(), record.owner)?;
-                project::require_owner_can_write(&opened, path)?;
+                if record.options.project == Project::Rw {
+                    project::require_owner_can_write(&opened, path)?;
+                }
                 opened
             }
             Source::Named(path) => project::open(path)
@@ -155,6 +162,18 @@ impl Gathering<'_> {
         Ok(Some(opened))
     }
 
+    /// The project as an overlay takes it. What is mounted below it is no part of a layer.
+    fn lower_layer(&mut self, path: &Path, mapped: bool) -> Result<OwnedFd> {
+        layers::require(&self.record.name)?;
+        let opened = project::open_recorded(path, self.record.owner)?;
+        let ids = Ids { uid: self.record.uid, gid: self.record.gid };
+        if !mapped || opened.owner.uid == ids.uid {
+            return Ok(project::copy(opened.fd.as_fd(), false)?);
+        }
+        let map = map(&mut self.maps, opened.owner, ids)?;
+        project::mapped_copy(opened.fd.as_fd(), map, false).map_err(|e| unmapped(path, e))
+    }
+
     /// Copies with the owner's files shown as the environment's, mount by mount where a file system
     /// below cannot be mapped. What is the environment's `own` project must be mapped.
     fn mapped(&mut self, path: &Path, opened: &Opened, own: bool) -> Result<Vec<(PathBuf, OwnedFd)>> {
@@ -162,23 +181,13 @@ impl Gathering<'_> {
         if opened.owner.uid == ids.uid {
             return Ok(vec![(PathBuf::new(), project::copy(opened.fd.as_fd(), true)?)]);
         }
-        let key = (opened.owner.uid, opened.owner.gid);
-        let map: &OwnedFd = match self.maps.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(project::id_map(opened.owner, ids)?),
-        };
-        let map = map.as_fd();
+        let map = map(&mut self.maps, opened.owner, ids)?;
         if let Ok(mount) = project::mapped_copy(opened.fd.as_fd(), map, true) {
             return Ok(vec![(PathBuf::new(), mount)]);
         }
         let mut mounts = Vec::new();
         match project::mapped_copy(opened.fd.as_fd(), map, false) {
-            Err(e) if own => {
-                return Err(anyhow::Error::from(e).context(
-                    Failure::new(format!("cannot id-map '{}'", path.display()))
-                        .hint("lbx-env repair finds another way"),
-                ));
-            }
+            Err(e) if own => return Err(unmapped(path, e)),
             copied => mounts.push((PathBuf::new(), or_plain(path, opened.fd.as_fd(), copied, &mut self.warnings)?)),
         }
         for mount_point in mounts::below(path)? {
@@ -196,6 +205,20 @@ impl Gathering<'_> {
         }
         Ok(mounts)
     }
+}
+
+/// The user namespace that maps `owner` to `ids`, made once.
+fn map(maps: &mut HashMap<(u32, u32), OwnedFd>, owner: record::Owner, ids: Ids) -> Result<BorrowedFd<'_>> {
+    let map: &OwnedFd = match maps.entry((owner.uid, owner.gid)) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(project::id_map(owner, ids)?),
+    };
+    Ok(map.as_fd())
+}
+
+fn unmapped(path: &Path, why: io::Error) -> anyhow::Error {
+    let failure = Failure::new(format!("cannot id-map '{}'", path.display())).hint("lbx-env repair finds another way");
+    anyhow::Error::from(why).context(failure)
 }
 
 /// The mapped copy, or with a warning one that is not mapped.
@@ -257,7 +280,7 @@ pub(crate) fn enter(record: &Record, steps: &[Step], materials: Materials) -> Re
 }
 
 /// A mount of a new instance of file system `kind` that is not attached yet.
-fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u32) -> io::Result<OwnedFd> {
+pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u32) -> io::Result<OwnedFd> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         fsconfig_set_string(&fs, *key, *value)?;
@@ -292,6 +315,10 @@ impl Building<'_> {
                 self.attach(&mount, path)
             }
             Step::Bind { path, .. } => mounts.iter().try_for_each(|(at, mount)| self.attach(mount, &path.join(at))),
+            Step::Overlay { path, .. } => {
+                let [(_, lower)] = &mounts[..] else { return Ok(()) };
+                self.attach(&layers::overlay(self.record, lower, CONFINED as u32)?, path)
+            }
             Step::Etc => Ok(()),
             Step::Proc => self.mount("proc", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC) as u32, "/proc"),
             Step::Sys => {
@@ -435,7 +462,7 @@ impl Building<'_> {
     }
 }
 
-fn move_to(mount: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+pub(super) fn move_to(mount: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use lbx::failure::{Failure, Result, fail, status};
 use lbx::path::JsonPath;
+use lbx::record::Project;
 use lbx::sys;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -37,6 +38,8 @@ pub(crate) struct Told {
     pub(crate) gid: u32,
     pub(crate) nest: bool,
     pub(crate) own_network: bool,
+    /// What may be done with the project.
+    pub(crate) project: Project,
     /// The project, first, and what else of the machine is shown.
     pub(crate) shown: Vec<JsonPath>,
     pub(crate) outside: Outside,

@@ -44,6 +44,7 @@ pub(crate) fn probe(record: &Record, report: &mut Report) -> Result<bool> {
         gid: record.gid,
         nest: record.options.nest,
         own_network: record.options.net == Net::None,
+        project: record.options.project,
         shown: shown(record),
         ..Told::default()
     };

@@ -38,7 +38,7 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// Held when a device file can be made nowhere that the environment writes.
-fn nodes(inside: &Inside, what: &str, kind: u32, device: u64) -> Answer {
+pub(super) fn nodes(inside: &Inside, what: &str, kind: u32, device: u64) -> Answer {
     let name = format!(".{}-{what}", inside.told.outside.token);
     let dirs = [inside.project().to_owned(), inside.home(), "/tmp".into(), "/dev/shm".into()];
     let calls = dirs.map(|dir| {

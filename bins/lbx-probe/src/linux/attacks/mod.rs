@@ -23,6 +23,7 @@ mod files;
 mod ipc;
 mod kernel;
 mod keys;
+mod layers;
 mod mounts;
 mod namespaces;
 mod network;
@@ -57,9 +58,10 @@ impl Attack {
 }
 
 /// The attack on the session keyring is last: it is judged when everything else has ended.
-const TABLES: [&[Attack]; 16] = [
+const TABLES: [&[Attack]; 17] = [
     files::ATTACKS,
     mounts::VIEW,
+    layers::ATTACKS,
     kernel::ATTACKS,
     devices::ATTACKS,
     credentials::ATTACKS,

@@ -171,6 +171,8 @@ struct Mount {
     /// The device, as `major:minor`.
     device: String,
     kind: String,
+    /// The options of the file system.
+    told: String,
 }
 
 /// The lines of /proc/self/mountinfo.
@@ -182,13 +184,40 @@ fn mounts() -> Vec<Mount> {
         Some(Mount {
             device: (*words.get(2)?).to_owned(),
             root: (*words.get(3)?).to_owned(),
-            point: (*words.get(4)?).to_owned(),
+            point: unescaped(words.get(4)?),
             options: words.get(5)?.split(',').map(str::to_owned).collect(),
             shared: words[6..].iter().any(|word| word.starts_with("shared:")),
             kind: tail.split(' ').next()?.to_owned(),
+            told: tail.split(' ').nth(2)?.to_owned(),
         })
     };
     String::from_utf8_lossy(&text).lines().filter_map(mount).collect()
+}
+
+/// `\\040` and the like as what they stand for.
+fn unescaped(word: &str) -> String {
+    let mut text = Vec::with_capacity(word.len());
+    let mut rest = word.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let code = more.get(..3).filter(|_| *first == b'\\').and_then(|code| std::str::from_utf8(code).ok());
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(byte) => {
+                text.push(byte);
+                rest = &more[3..];
+            }
+            None => {
+                text.push(*first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The options of the overlay that is mounted at `path`, if one is.
+pub(super) fn overlay_at(path: &Path) -> Option<String> {
+    let mount = mounts().into_iter().rfind(|mount| mount.point == path.to_string_lossy())?;
+    (mount.kind == "overlay").then_some(mount.told)
 }
 
 /// Held when every mount has `option`, but for those whose mount point `may` lack it.

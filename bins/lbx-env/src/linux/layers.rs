@@ -1,0 +1,185 @@
+//! The layers of a copy-on-write project: made before the first change, mounted at each start, removed
+//! with the environment.
+//!
+//! Below is the project, which overlayfs reads and never writes; above it, on the place's own disk,
+//! what the inside changed. Both are root's to reach: inside there is the overlay alone.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::Path;
+
+use anyhow::Context;
+use lbx::layer::{self, Base};
+use lbx::record::{Ownership, Project, Record};
+use lbx::{Failure, Name, Result};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, openat, openat2, unlinkat};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid, getegid, geteuid};
+use rustix::thread::{capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid};
+
+use super::project::{self, Opened};
+use super::{home, store, view};
+
+/// Where overlayfs prepares what it puts into the upper layer.
+const WORK: &str = "work";
+/// Where the project is attached for the overlay to take it.
+const LOWER: &str = "lower";
+/// Renames of the project's directories fail (EXDEV), so that programs copy; what is copied up is whole.
+/// Then every layer can be read without the others.
+const OPTIONS: [(&str, &str); 6] = [
+    ("lowerdir", LOWER),
+    ("upperdir", "upper"),
+    ("workdir", WORK),
+    ("redirect_dir", "nofollow"),
+    ("metacopy", "off"),
+    ("index", "off"),
+];
+
+/// Makes what is missing of the layers that `record` asks for, over `project`.
+pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
+    if record.options.project != Project::Cow {
+        return Ok(());
+    }
+    let path = record.project();
+    project::require_owner_can_write(project, &path)?;
+    let root = layer::root(&record.name);
+    store::make_dir(&root, 0o700)?;
+    for dir in [WORK, LOWER] {
+        store::make_dir(&root.join(dir), 0o700)?;
+    }
+    let (upper, base) = (layer::upper(&record.name), layer::base_file(&record.name));
+    if !base.exists() {
+        // what is changed already was changed after a base that nobody knows any more
+        let kept = if is_empty(&record.name)? { now(project, &path)? } else { Base::UNKNOWN };
+        store::replace(&base, &kept.text()?, 0o600).with_context(|| format!("cannot write '{}'", base.display()))?;
+    }
+    if !upper.exists() {
+        make_upper(&upper, record, project).with_context(|| format!("cannot make '{}'", upper.display()))?;
+    }
+    Ok(())
+}
+
+/// The top of the upper layer is what the project itself shows as inside: of its owner and mode. It is
+/// put in place when it is whole.
+fn make_upper(upper: &Path, record: &Record, project: &Opened) -> io::Result<()> {
+    let aside = upper.with_extension("new");
+    home::remove_tree(CWD, &aside, &mut || ())?;
+    fs::create_dir(&aside)?;
+    let (uid, gid) = match record.ownership {
+        Ownership::Idmap | Ownership::Native => (record.uid, record.gid),
+        Ownership::SharedUid => (project.owner.uid, project.owner.gid),
+    };
+    lchown(&aside, Some(uid), Some(gid))?;
+    fs::set_permissions(&aside, fs::Permissions::from_mode(project.mode & 0o7777))?;
+    fs::rename(&aside, upper)
+}
+
+/// Whether nothing was changed inside.
+pub(crate) fn is_empty(name: &Name) -> Result<bool> {
+    let upper = layer::upper(name);
+    match fs::read_dir(&upper) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e).with_context(|| format!("cannot read directory: {}", upper.display())),
+    }
+}
+
+/// Removes all layers of `name`; nothing has to be there.
+pub(crate) fn remove(name: &Name, progress: &mut dyn FnMut()) -> Result<()> {
+    let root = layer::root(name);
+    home::remove_tree(CWD, &root, progress).with_context(|| format!("cannot remove '{}'", root.display()))
+}
+
+/// The present instant in the clock of `project`'s file system, which may be another machine's: that of
+/// a file made there, as its owner, which never has a name. Where files must have one, that of the
+/// project's own directory when it is given the mode that it has, which changes no other of its times.
+fn now(project: &Opened, path: &Path) -> Result<Base> {
+    let look = || -> Result<Vec<u8>> {
+        let failed = || format!("cannot make a file in '{}'", path.display());
+        let dir = openat(&project.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(failed)?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let stat = match openat(&dir, ".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => touched(&file),
+            // not every file system has files without a name
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                let before = fstat(&dir).with_context(failed)?;
+                let changed = fchmod(&dir, Mode::from_raw_mode(before.st_mode & 0o7777)).and_then(|()| fstat(&dir));
+                if let Ok(after) = changed
+                    && (after.st_ctime, after.st_ctime_nsec) != (before.st_ctime, before.st_ctime_nsec)
+                {
+                    return Ok(format!("{} {}", after.st_ctime, after.st_ctime_nsec).into_bytes());
+                }
+                let name = format!(".llima-box.{}", std::process::id());
+                let file = openat(&dir, &*name, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR)
+                    .with_context(failed)?;
+                let stat = touched(&file);
+                unlinkat(&dir, &*name, AtFlags::empty()).with_context(failed)?;
+                stat
+            }
+            Err(e) => return Err(e).with_context(failed),
+        };
+        let stat = stat.with_context(failed)?;
+        Ok(format!("{} {}", stat.st_ctime, stat.st_ctime_nsec).into_bytes())
+    };
+    let told = project::as_user(project.owner.uid, project.owner.gid, &[], look)?;
+    let told = String::from_utf8_lossy(&told);
+    let base = told.split_once(' ').and_then(|(sec, nsec)| Some((sec.parse().ok()?, nsec.parse().ok()?)));
+    let (sec, nsec) = base.with_context(|| format!("not a time: {told}"))?;
+    Ok(Base { sec, nsec })
+}
+
+/// A change gives a file its time where making it does not.
+fn touched(file: &OwnedFd) -> Result<rustix::fs::Stat, Errno> {
+    fchmod(file, Mode::RUSR)?;
+    fstat(file)
+}
+
+/// Fails when `name` lacks what [`overlay`] takes.
+pub(crate) fn require(name: &Name) -> Result<()> {
+    let root = layer::root(name);
+    let is_there = |dir: &str| fs::symlink_metadata(root.join(dir)).is_ok_and(|meta| meta.is_dir());
+    if ["upper", WORK, LOWER].into_iter().all(is_there) {
+        return Ok(());
+    }
+    Err(Failure::new(format!("layers of the project are missing: {}", root.display()))
+        .hint("lbx-env repair makes them anew")
+        .into())
+}
+
+/// The overlay over `lower`, not attached yet. For a process in a mount namespace of its own: overlayfs
+/// takes only layers that are mounted in the one of whoever mounts it.
+pub(crate) fn overlay(record: &Record, lower: &OwnedFd, attributes: u32) -> Result<OwnedFd> {
+    let root = layer::root(&record.name);
+    let mount = || -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let root = openat2(CWD, &root, flags, Mode::empty(), resolve)?;
+        // it goes with the old root
+        view::move_to(lower, &openat(&root, LOWER, flags, Mode::empty())?)?;
+        // the names of layers show in proc_pid_mountinfo(5): relative ones tell nothing
+        rustix::process::fchdir(&root)?;
+        let make = || view::new_mount("overlay", &OPTIONS, attributes);
+        match record.ownership {
+            // overlayfs looks at the project as whoever mounts it, and each caller sees themselves as the owner
+            Ownership::Native => as_environment(record, make),
+            Ownership::Idmap | Ownership::SharedUid => make(),
+        }
+    };
+    mount().with_context(|| format!("cannot make an overlay of the project and '{}'", root.display()))
+}
+
+/// Runs `make` as the environment's user, with all that root may do.
+fn as_environment<T>(record: &Record, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (uid, gid) = (Uid::from_raw(record.uid), Gid::from_raw(record.gid));
+    let (keep_uid, keep_gid, capabilities) = (geteuid(), getegid(), capabilities(None)?);
+    set_thread_res_gid(None, gid, None)?;
+    set_thread_res_uid(None, uid, None)?;
+    // they went with root's number
+    let made = set_capabilities(None, capabilities).map_err(Into::into).and_then(|()| make());
+    set_thread_res_uid(None, keep_uid, None)?;
+    set_thread_res_gid(None, keep_gid, None)?;
+    made
+}
