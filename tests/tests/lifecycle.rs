@@ -515,6 +515,21 @@ fn a_path_with_several_environments_must_be_named() {
 }
 
 #[test]
+fn an_environment_of_another_name_is_found_by_its_path_as_long_as_it_is_there() {
+    let project = Project::new();
+    let name = project.create(&["--name", "other"]);
+    assert_eq!(project.create(&[]), name);
+    assert_eq!(project.sh("id -un"), format!("{name}\n"));
+    // what leads to it, lost
+    host(&format!("rm /var/lib/llima-box/named/{name}"));
+    project.env_tool("stop").arg(project.path()).assert().code(1).stderr(contains("no environment of path"));
+    tool("lbx-env").args(["repair", &name]).assert().success();
+    project.must("stop");
+    project.must("delete");
+    assert_eq!(traces(&name), [""; 0]);
+}
+
+#[test]
 fn an_operand_of_a_names_form_is_a_name_and_a_slash_makes_it_a_path() {
     let base = Project::new();
     if place() == Place::Ssh {

@@ -222,7 +222,7 @@ impl Session<'_> {
         record.worktree = project::worktree(self.caller, path)?;
         home::make(name, ids)?;
         view::make_private(&record)?;
-        touch(&record::last_used_file(name))?;
+        store::touch(&record::last_used_file(name))?;
         store::save(&record)?;
         self.note(|| format!("created environment '{name}' of path '{}'", path.display()));
         Ok(record)
@@ -395,9 +395,10 @@ impl Session<'_> {
             }
             store::save(&record)?;
         }
+        store::make_findable(&record)?;
         home::make(&record.name, ids)?;
         view::make_private(&record)?;
-        touch(&record::last_used_file(&record.name))
+        store::touch(&record::last_used_file(&record.name))
     }
 
     fn delete(&self, env: &OsStr, force: bool) -> Result<()> {
@@ -579,16 +580,6 @@ fn login_shell() -> PathBuf {
     let installed =
         ["/usr/bin/zsh", "/bin/zsh", "/usr/bin/bash", "/bin/bash"].into_iter().find(|path| Path::new(path).exists());
     installed.unwrap_or("/bin/sh").into()
-}
-
-fn touch(path: &Path) -> Result<()> {
-    std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map(drop)
-        .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
 /// The uid of an environment whose deletion was begun.

@@ -96,10 +96,31 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
 
 /// Writes `record` so that a reader, and a crash at any instant, sees the old one or the new one.
 pub(crate) fn save(record: &Record) -> Result<()> {
+    make_findable(record)?;
     let path = record::file(&record.name);
     let mut text = serde_json::to_vec(record)?;
     text.push(b'\n');
     replace(&path, &text, 0o644).with_context(|| format!("cannot write record '{}'", path.display()))
+}
+
+/// Makes what leads from the path of `record` to its name, where that is another than the path gives.
+pub(crate) fn make_findable(record: &Record) -> Result<()> {
+    if Name::of(&record.project())? == record.name {
+        return Ok(());
+    }
+    make_dir(Path::new(record::NAMED), 0o755)?;
+    touch(&record::named_file(&record.name))
+}
+
+/// Makes the empty file `path`; one that is there stays.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map(drop)
+        .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
 /// Replaces the file `path`: written aside, synced, renamed.
@@ -160,6 +181,7 @@ pub(crate) fn forget(name: &Name, lock: Lock) -> Result<()> {
         remove_file(&record::file(name).with_extension("new"))?;
         remove_file(&record::file(name))?;
         remove_file(&record::deleted_file(name))?;
+        remove_file(&record::named_file(name))?;
         lock.remove()?;
         match remove_dir(&dir) {
             // another tool waits for the lock, and has made the file anew: its create goes on
