@@ -1,6 +1,6 @@
 //! The invoking user: whose files a tool may touch, and as whom it looks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use anyhow::Context;
@@ -56,23 +56,23 @@ pub fn is_root() -> bool {
 }
 
 /// An account of `/etc/passwd`, which is read without NSS: a static program has none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account<'a> {
     /// Login name.
-    pub name: String,
+    pub name: &'a str,
     /// Numeric user ID.
     pub uid: u32,
     /// Home directory.
-    pub home: PathBuf,
+    pub home: &'a Path,
 }
 
 /// The accounts of a passwd file's `text`; lines that are none are passed over.
-pub fn accounts(text: &str) -> impl Iterator<Item = Account> {
+pub fn accounts(text: &str) -> impl Iterator<Item = Account<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
-        let name = fields.next()?.to_owned();
+        let name = fields.next()?;
         let uid = fields.nth(1)?.parse().ok()?;
-        let home = Path::new(fields.nth(2)?).to_owned();
+        let home = Path::new(fields.nth(2)?);
         Some(Account { name, uid, home })
     })
 }
@@ -85,6 +85,6 @@ mod tests {
     fn accounts_are_read_and_nonsense_is_passed_over() {
         let text = "root:x:0:0:root:/root:/bin/bash\n+::::::\nbad\na:x:7:8::/home/a:/bin/sh\n";
         let homes: Vec<_> = accounts(text).map(|a| (a.name, a.uid, a.home)).collect();
-        assert_eq!(homes, [("root".into(), 0, "/root".into()), ("a".into(), 7, "/home/a".into())]);
+        assert_eq!(homes, [("root", 0, Path::new("/root")), ("a", 7, Path::new("/home/a"))]);
     }
 }

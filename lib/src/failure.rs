@@ -52,6 +52,21 @@ impl Failure {
         self
     }
 
+    /// What `error` says, once more: for each of several subjects that it is the failure of.
+    pub fn again(error: &anyhow::Error) -> Self {
+        let failure = Failure::within(error);
+        Failure {
+            message: format!("{error:#}"),
+            hint: failure.and_then(|failure| failure.hint.clone()),
+            status: failure.and_then(|failure| failure.status),
+        }
+    }
+
+    /// The failure that `error` is, as the outermost context or as a cause.
+    fn within(error: &anyhow::Error) -> Option<&Failure> {
+        error.downcast_ref().or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
+    }
+
     /// The message with its hint behind it, for a place that has one line.
     pub fn with_hint(&self) -> String {
         match &self.hint {
@@ -113,8 +128,7 @@ impl Tool {
         if let Some(usage) = error.downcast_ref::<clap::Error>() {
             return self.report_usage(usage);
         }
-        // as the outermost context, or as a cause
-        let failure = error.downcast_ref().or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()));
+        let failure = Failure::within(error);
         let mut text = format!("{}: {}\n", self.name, printable(&without_numbers(&format!("{error:#}"))));
         if let Some(hint) = failure.and_then(|f| f.hint.as_deref()) {
             text.push_str(&format!("hint: {}\n", printable(hint)));

@@ -15,6 +15,9 @@ use crate::{Name, path};
 
 /// Where environments are recorded: one directory each, readable by every user.
 pub const ENVS: &str = "/var/lib/llima-box/envs";
+/// Where environments have a file each that have another name than their path gives, so that whoever
+/// looks for one by its path need not look at all of them.
+pub const NAMED: &str = "/var/lib/llima-box/named";
 /// Where running environments have their locks and shared mounts; empty after a reboot.
 pub const RUN: &str = "/run/llima-box";
 /// The uids and gids of environments: above login screens, below subordinate uids.
@@ -380,6 +383,11 @@ pub fn lock_file(name: &Name) -> PathBuf {
     dir(name).join("lock")
 }
 
+/// The file, empty, that says of `name` that it is not the one that its path gives.
+pub fn named_file(name: &Name) -> PathBuf {
+    Path::new(NAMED).join(name)
+}
+
 /// The file whose mtime is the last use of `name`.
 pub fn last_used_file(name: &Name) -> PathBuf {
     dir(name).join("last_used")
@@ -390,13 +398,17 @@ pub fn last_used_file(name: &Name) -> PathBuf {
 /// # Errors
 /// The directory of records cannot be read; that it does not exist is an empty list.
 pub fn names() -> Result<Vec<Name>> {
-    let entries = match std::fs::read_dir(ENVS) {
+    names_in(ENVS)
+}
+
+fn names_in(dir: &str) -> Result<Vec<Name>> {
+    let entries = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("cannot read directory: {ENVS}"))?,
+        entries => entries.with_context(|| format!("cannot read directory: {dir}"))?,
     };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.with_context(|| format!("cannot read directory: {ENVS}"))?;
+        let entry = entry.with_context(|| format!("cannot read directory: {dir}"))?;
         names.extend(Name::parse(&entry.file_name()));
     }
     names.sort_unstable();
@@ -418,7 +430,7 @@ pub fn of_path(path: &Path) -> Result<Vec<Name>> {
     }
     // all names of one path end alike
     let digits = default.as_str().rsplit('-').next().unwrap_or_default();
-    Ok(names()?.into_iter().filter(|name| name.as_str().ends_with(digits) && is_of(name)).collect())
+    Ok(names_in(NAMED)?.into_iter().filter(|name| name.as_str().ends_with(digits) && is_of(name)).collect())
 }
 
 /// The environment that an operand means: a name, else the path of a project.

@@ -72,7 +72,8 @@ pub fn listed(name: &str) -> Option<Value> {
 pub fn traces(name: &str) -> Vec<String> {
     let script = format!(
         "cd /etc; grep -F -e {name} passwd group shadow gshadow /proc/self/mountinfo || :
-        for dir in /home /var/lib/llima-box/envs /run/llima-box /sys/fs/cgroup/llima-box /sys/fs/cgroup/unified/llima-box; do
+        for dir in /home /var/lib/llima-box/envs /var/lib/llima-box/named /run/llima-box \
+                /sys/fs/cgroup/llima-box /sys/fs/cgroup/unified/llima-box; do
             [ ! -e $dir/{name} ] && [ ! -L $dir/{name} ] || echo $dir/{name}
         done"
     );

@@ -145,6 +145,36 @@ fn a_hundred_projects_at_once_get_a_hundred_accounts() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Each takes the locks of several before it goes on, and none waits while it has some.
+#[test]
+fn batches_of_the_same_projects_in_other_orders_end_and_agree() {
+    let _alone = alone();
+    let projects: Vec<Project> = (0..many(30)).map(|n| Project::named(format!("app{n}"))).collect();
+    let names: Vec<String> = projects.iter().map(Project::name).collect();
+    let batch = |verb: &[&str], order: &[usize]| {
+        let mut env = std_command(tool_file("lbx-env"));
+        env.args(verb).args(order.iter().map(|n| projects[*n].path()));
+        env
+    };
+    let forth: Vec<usize> = (0..projects.len()).collect();
+    let back: Vec<usize> = forth.iter().rev().copied().collect();
+    let middle: Vec<usize> = forth[forth.len() / 2..].iter().chain(&forth).copied().collect();
+    let orders = [&forth, &back, &middle];
+    for _ in 0..5 {
+        let outputs = at_once(orders.map(|order| batch(&["create"], order)));
+        all_succeeded(&outputs);
+        for (output, order) in outputs.iter().zip(orders) {
+            let printed: String = order.iter().map(|n| format!("{}\n", names[*n])).collect();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), printed);
+        }
+        let made = accounts().into_iter().filter(|account| names.contains(&account.name)).count();
+        assert_eq!(made, projects.len());
+        all_succeeded(&at_once(orders.map(|order| batch(&["delete", "-f"], order))));
+        let left: Vec<String> = names.iter().flat_map(|name| traces(name)).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
 #[test]
 fn useradd_and_the_tools_do_not_undo_each_other() {
     let _alone = alone();

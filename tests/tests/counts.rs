@@ -82,7 +82,12 @@ fn faults(before: impl Fn(), words: &[OsString]) -> u64 {
 }
 
 fn words(verb: &str, project: &Project) -> Vec<OsString> {
-    vec![tool_file("lbx-env").into(), verb.into(), project.path().into()]
+    words_of(verb, std::slice::from_ref(project))
+}
+
+fn words_of(verb: &str, projects: &[Project]) -> Vec<OsString> {
+    let tool = [tool_file("lbx-env").into(), verb.into()];
+    tool.into_iter().chain(projects.iter().map(|project| project.path().into())).collect()
 }
 
 #[test]
@@ -158,4 +163,28 @@ fn a_diff_reads_what_was_changed_and_not_the_tree() {
     let calls = calls(&words);
     assert_eq!(count(&calls, &["execve", "clone", "clone3", "fork", "vfork"]), 1, "no other program");
     assert!(calls.len() <= 270, "{} calls", calls.len());
+}
+
+#[test]
+fn many_are_created_and_deleted_with_one_rewrite_of_the_account_files() {
+    const MANY: usize = 50;
+    let Some(_counting) = counting() else { return };
+    // four digits tell them apart only most of the time
+    let projects: Vec<Project> = (0..MANY).map(|n| Project::named(format!("app{n}"))).collect();
+    let written = |calls: &[String], file: &str| {
+        calls.iter().filter(|call| name(call) == "rename" && call.contains(&format!(", \"{file}\""))).count()
+    };
+    let opened = |calls: &[String], file: &str| {
+        calls.iter().filter(|call| name(call).starts_with("open") && call.contains(&format!("\"{file}\""))).count()
+    };
+    for (verb, each) in [("create", 1), ("delete", 0)] {
+        let calls = calls(&words_of(verb, &projects));
+        let syncs = count(&calls, &["fsync", "fdatasync"]);
+        assert!(syncs <= each * MANY + 4, "{verb}: {syncs} syncs, of which {each} for each record");
+        for file in ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"] {
+            assert_eq!(written(&calls, file), 1, "{verb} writes {file}");
+            assert!(opened(&calls, file) <= 3, "{verb} reads {file} {} times", opened(&calls, file));
+        }
+        assert_eq!(opened(&calls, "/var/lib/llima-box/envs"), 0, "{verb} looks at no others");
+    }
 }

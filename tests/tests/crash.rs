@@ -214,15 +214,18 @@ fn nothing_is_left(what: &str) {
 /// A system call of the tool: its name, and which of its process's calls of that name it is.
 type Call = (String, usize);
 
-/// The calls that change something, of all processes of an undisturbed run, and how many calls
-/// the busiest process makes.
 fn calls(verb: Verb) -> (BTreeSet<Call>, usize) {
     let project = Project::new();
     verb.prepare(&project);
-    let log = project.base().join("strace");
-    let output = traced(&log, &[], &verb.words(&project));
+    calls_of(&project.base().join("strace"), &verb.words(&project))
+}
+
+/// The calls of `words` that change something, of all processes of an undisturbed run, and how many calls
+/// the busiest process makes.
+fn calls_of(log: &Path, words: &[String]) -> (BTreeSet<Call>, usize) {
+    let output = traced(log, &[], words);
     assert!(output.status.success(), "{output:?}");
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = std::fs::read_to_string(log).unwrap();
     let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
     let mut totals: HashMap<&str, usize> = HashMap::new();
     let mut changing = BTreeSet::new();
@@ -243,7 +246,7 @@ fn calls(verb: Verb) -> (BTreeSet<Call>, usize) {
             changing.insert((call.to_owned(), *count));
         }
     }
-    assert!(changing.len() > 5, "{verb:?} changes something: {text}");
+    assert!(changing.len() > 5, "{words:?} change something: {text}");
     (changing, totals.into_values().max().unwrap_or(0))
 }
 
@@ -317,6 +320,78 @@ fn stop_killed_before_any_change_is_finished_by_the_same_command() {
 #[test]
 fn delete_killed_before_any_change_is_finished_by_the_same_command() {
     kill_before_each_change(Verb::Delete);
+}
+
+/// Killed before each change while it acts on several: the same command finishes all, or those that it
+/// came to are repaired one by one, or deleted.
+fn kill_a_batch(verb: &str) {
+    if !is_killed_here() || !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let some = || [0, 1].map(|n| Project::named(format!("app{n}")));
+    let words = |verb: &[&str], projects: &[Project]| -> Vec<String> {
+        let words = [tool_file("lbx-env").display().to_string()].into_iter();
+        words
+            .chain(verb.iter().map(|word| (*word).to_owned()))
+            .chain(projects.iter().map(|p| p.str().to_owned()))
+            .collect()
+    };
+    let must = |words: &[String], what: &str| {
+        let output = command(&words[0]).args(&words[1..]).output().unwrap();
+        assert!(output.status.success(), "{what}: {words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let prepare = |projects: &[Project]| {
+        if verb == "delete" {
+            must(&words(&["create"], projects), "before");
+            projects[1].sh("echo x >~/file; (sleep 8000 >/dev/null 2>&1 </dev/null &)");
+        }
+    };
+    let counted = some();
+    prepare(&counted);
+    let (changing, _) = calls_of(&counted[0].base().join("strace"), &words(&[verb], &counted));
+    drop(counted);
+    let (mut disturbed, rounds) = (0, changing.len());
+    for (round, (call, when)) in changing.into_iter().enumerate() {
+        let projects = some();
+        prepare(&projects);
+        let inject = format!("inject={call}:signal=KILL:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &words(&[verb], &projects));
+        disturbed += usize::from(!output.status.success());
+        let names: Vec<String> = projects.iter().map(Project::name).collect();
+        let begun = names.iter().filter(|name| listed(name).is_some()).cloned();
+        match (round % 3, verb) {
+            (0, "create") => {
+                let printed: String = names.iter().map(|name| format!("{name}\n")).collect();
+                assert_eq!(must(&words(&["create"], &projects), &inject), printed, "{inject}");
+                projects.iter().for_each(|project| assert_eq!(project.sh("id -un").trim(), project.name(), "{inject}"));
+            }
+            (1, _) => {
+                let all = words(&["repair"], &[]).into_iter().chain(begun).collect::<Vec<_>>();
+                if all.len() > 2 {
+                    must(&all, &inject);
+                }
+                let broken = names.iter().filter_map(|name| listed(name)).find(|object| object["state"] == "broken");
+                assert_eq!(broken, None, "{inject}: repair left it broken");
+            }
+            _ => {}
+        }
+        must(&words(&["delete", "-f"], &projects), &inject);
+        nothing_is_left(&format!("{verb} of several after {inject}"));
+    }
+    assert!(disturbed > rounds / 2, "only {disturbed} of {rounds} runs of {verb} of several were disturbed");
+}
+
+#[test]
+fn create_of_several_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_a_batch("create");
+}
+
+#[test]
+fn delete_of_several_killed_before_any_change_is_finished_by_the_same_command() {
+    kill_a_batch("delete");
 }
 
 /// Numbers that no test run repeats.

@@ -9,7 +9,7 @@ use lbx_tests::machine::{account, entries, exists, group, list, listed, read, tr
 use lbx_tests::place::HERE;
 use lbx_tests::{
     Place, Project, User, bin_dir, command, errors, eventually, executable, host, installed, near, only_at, place,
-    scaled, script, text, tool, tool_file,
+    scaled, script, std_command, text, tool, tool_file,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -160,6 +160,56 @@ fn operands_come_from_standard_input_too() {
     tool("lbx-env").args(["delete", "-"]).write_stdin(names).assert().success().stdout("");
     tool("lbx-env").args(["delete", "-"]).write_stdin("").assert().success();
     tool("lbx-env").args(["create", "-"]).write_stdin("").assert().success().stdout("");
+}
+
+#[test]
+fn one_that_fails_among_many_leaves_the_others_as_they_were_asked_for() {
+    let projects: Vec<Project> = (0..4).map(|n| Project::named(format!("app{n}"))).collect();
+    let names: Vec<String> = projects.iter().map(Project::name).collect();
+    // found out when its lock is held, and when its account is there
+    host(&format!("mkdir /home/{}; groupadd -g 64999 {}", names[1], names[2]));
+    let paths: String = projects.iter().map(|project| format!("{}\n", project.str())).collect();
+    let output = tool("lbx-env").args(["create", "-"]).write_stdin(paths.clone()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\n{}\n", names[0], names[3]));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told: Vec<&str> = told.lines().filter(|line| !line.starts_with("hint: ")).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains(&format!("home '/home/{}' exists", names[1])), "{told:?}");
+    assert!(told[1].contains(&format!("cannot create account '{}': group", names[2])), "{told:?}");
+    for name in &names[1..3] {
+        assert_eq!(listed(name), None, "{name}");
+        assert!(!host("cat /etc/passwd").contains(name.as_str()), "{name}");
+    }
+    host(&format!("rmdir /home/{}; groupdel {}", names[1], names[2]));
+    projects[0].must("start");
+    // one that is no more, one twice
+    let output = tool("lbx-env").args(["delete", &names[3], &names[1], &names[0], &names[3]]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told: Vec<&str> = told.lines().filter(|line| !line.starts_with("hint: ")).collect();
+    let missing = [&names[1], &names[3]].map(|name| format!("lbx-env: no such environment: {name}"));
+    assert_eq!(told, missing);
+    names.iter().for_each(|name| assert_eq!(traces(name), [""; 0], "{name}"));
+}
+
+#[test]
+fn many_that_nobody_reads_of_are_whole_all_the_same() {
+    if !only_at(&[Place::Local], "the far tool may well be at work when this one has ended") {
+        return;
+    }
+    let projects: Vec<Project> = (0..5).map(|n| Project::named(format!("app{n}"))).collect();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let paths = projects.iter().map(Project::path);
+    let output = std_command(tool_file("lbx-env")).arg("create").args(paths).stdout(writer).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    for project in &projects {
+        if listed(&project.name()).is_some() {
+            assert_eq!(project.state(), "stopped");
+        }
+        project.create(&[]);
+    }
 }
 
 #[test]
@@ -512,6 +562,21 @@ fn a_path_with_several_environments_must_be_named() {
         project.env_tool("delete").arg(name).assert().success();
         assert_eq!(traces(name), [""; 0]);
     }
+}
+
+#[test]
+fn an_environment_of_another_name_is_found_by_its_path_as_long_as_it_is_there() {
+    let project = Project::new();
+    let name = project.create(&["--name", "other"]);
+    assert_eq!(project.create(&[]), name);
+    assert_eq!(project.sh("id -un"), format!("{name}\n"));
+    // what leads to it, lost
+    host(&format!("rm /var/lib/llima-box/named/{name}"));
+    project.env_tool("stop").arg(project.path()).assert().code(1).stderr(contains("no environment of path"));
+    tool("lbx-env").args(["repair", &name]).assert().success();
+    project.must("stop");
+    project.must("delete");
+    assert_eq!(traces(&name), [""; 0]);
 }
 
 #[test]

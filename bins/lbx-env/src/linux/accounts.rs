@@ -4,9 +4,10 @@
 //! On the machine such an account can do nothing: no password, expired, no shell, no home. What
 //! it is inside an environment stands in the environment's own passwd.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub(crate) const GROUP: &str = "lbx-env";
 pub(crate) const HOLDER: &str = "lbx-holder";
 /// What tells our accounts from others: the comment field.
 const GECOS: &str = "llima-box";
+/// Comment, home and shell of all that are ours.
+const NOBODY: &str = "llima-box:/nonexistent:/usr/sbin/nologin";
 /// As long as `lckpwdf(3)` waits.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
 /// Remembers the uid given out last, so that a freed one is reused last. Losing it costs nothing.
@@ -38,20 +41,22 @@ pub(crate) struct Ids {
     pub(crate) gid: u32,
 }
 
-/// The account files, locked.
+/// The account files, locked, as far as they concern the names that were asked for.
 #[derive(Debug)]
 pub(crate) struct Accounts {
     passwd: Table,
     group: Table,
     shadow: Table,
     gshadow: Table,
+    /// How many lines of passwd and group have each number, up to the last of [`IDS`].
+    taken: Vec<u16>,
     last_uid: Option<u32>,
     _lock: File,
 }
 
 impl Accounts {
-    /// Locks and reads the account files.
-    pub(crate) fn lock() -> Result<Accounts> {
+    /// Locks and reads the account files, for what is asked of `names` and done to them.
+    pub(crate) fn lock(names: &[&Name]) -> Result<Accounts> {
         let path = "/etc/.pwd.lock";
         let mut options = OpenOptions::new();
         let lock = options
@@ -76,11 +81,20 @@ impl Accounts {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        let names: BTreeSet<&[u8]> =
+            names.iter().map(|name| name.as_str()).chain([GROUP, HOLDER]).map(str::as_bytes).collect();
+        let mut taken = vec![0; *IDS.end() as usize + 1];
+        let mut take = |rest: &[u8]| {
+            if let Some(number) = number(rest).and_then(|number| taken.get_mut(number as usize)) {
+                *number += 1;
+            }
+        };
         Ok(Accounts {
-            passwd: Table::read("/etc/passwd")?,
-            group: Table::read("/etc/group")?,
-            shadow: Table::read("/etc/shadow")?,
-            gshadow: Table::read("/etc/gshadow")?,
+            passwd: Table::read("/etc/passwd", &names, &mut take)?,
+            group: Table::read("/etc/group", &names, &mut take)?,
+            shadow: Table::read("/etc/shadow", &names, |_| ())?,
+            gshadow: Table::read("/etc/gshadow", &names, |_| ())?,
+            taken,
             last_uid: None,
             _lock: lock,
         })
@@ -115,14 +129,19 @@ impl Accounts {
             (None, Wanted::Fresh | Wanted::Again(_)) => Ids { uid: own, gid: own },
         };
         let Ids { uid, gid } = ids;
-        self.passwd.set(name.as_str(), &format!("x:{uid}:{gid}:{GECOS}:/nonexistent:/usr/sbin/nologin"));
+        if had.is_none() {
+            for id in [uid, gid, own] {
+                self.taken.get_mut(id as usize).into_iter().for_each(|count| *count += 1);
+            }
+        }
+        self.passwd.set(name.as_str(), &format!("x:{uid}:{gid}:{NOBODY}"));
         // the name stays nobody else's, whichever group the account has
         self.group.set(name.as_str(), &format!("x:{own}:"));
         // no password, and expired since 1970-01-02: neither a key nor a ticket lets anyone in
         self.shadow.set(name.as_str(), "!*:0:0:99999:7::1:");
         self.gshadow.set(name.as_str(), "!::");
-        self.group.set_member(GROUP, name.as_str(), true);
-        self.gshadow.set_member(GROUP, name.as_str(), true);
+        self.group.set_member(name.as_str(), true);
+        self.gshadow.set_member(name.as_str(), true);
         Ok(ids)
     }
 
@@ -134,22 +153,24 @@ impl Accounts {
         for table in [&mut self.passwd, &mut self.group, &mut self.shadow, &mut self.gshadow] {
             table.remove(name.as_str());
         }
-        self.group.set_member(GROUP, name.as_str(), false);
-        self.gshadow.set_member(GROUP, name.as_str(), false);
+        self.group.set_member(name.as_str(), false);
+        self.gshadow.set_member(name.as_str(), false);
     }
 
     /// Writes what has changed. `passwd` comes last when an account is added and first when one
     /// is removed: at no instant is there an account without its lock and its expiry.
-    pub(crate) fn write(&mut self, order: Order) -> Result<()> {
+    pub(crate) fn write(mut self, order: Order) -> Result<()> {
         let mut tables = [&mut self.shadow, &mut self.gshadow, &mut self.group, &mut self.passwd];
-        write_aside(&tables)
-            .and_then(|()| match order {
-                Order::PasswdLast => tables.iter_mut().try_for_each(|table| table.replace_file()),
-                Order::PasswdFirst => tables.iter_mut().rev().try_for_each(|table| table.replace_file()),
-            })
-            .inspect_err(|_| {
+        tables.iter_mut().for_each(|table| table.settle_members());
+        let mut tables: Vec<&Table> = tables.into_iter().map(|table| &*table).filter(|table| table.differs()).collect();
+        if let Order::PasswdFirst = order {
+            tables.reverse();
+        }
+        write_aside(&tables).and_then(|()| tables.iter().try_for_each(|table| table.replace_file())).inspect_err(
+            |_| {
                 tables.iter().for_each(|table| drop(store::remove_file(&aside(&table.path))));
-            })?;
+            },
+        )?;
         if let Some(uid) = self.last_uid {
             let _ = rustix::fs::setxattr(STATE, LAST_UID, &uid.to_le_bytes(), XattrFlags::empty());
         }
@@ -161,33 +182,48 @@ impl Accounts {
         if let Some(ids) = had.filter(|ids| IDS.contains(&ids.gid)) {
             return Ok(ids.gid);
         }
-        let used = self.used_but_by(name);
-        let group = self.group.line(name.as_str()).and_then(number);
         let again = if let Wanted::Again(ids) = wanted { Some(ids.gid) } else { None };
-        let free = |id: &u32| IDS.contains(id) && !used.contains(id);
-        if let Some(id) = again.into_iter().chain(group).find(free) {
+        if let Some(id) = again.into_iter().chain(self.group.number(name.as_str())).find(|id| self.is_free(*id, name)) {
             return Ok(id);
         }
-        let id = fresh(&used)?;
+        let id = self.fresh(name)?;
         self.last_uid = Some(id);
         Ok(id)
     }
 
+    /// A number that nobody has, as late after the one given out last as may be.
+    fn fresh(&self, name: &Name) -> Result<u32> {
+        let highest = || IDS.rev().find(|id| self.taken[*id as usize] > 0);
+        let last = self.last_uid.or_else(last_uid).or_else(highest);
+        let from = last.filter(|id| IDS.contains(id)).map_or(*IDS.start(), |id| id + 1);
+        let free = (from..=*IDS.end()).chain(*IDS.start()..from).find(|id| self.is_free(*id, name));
+        free.with_context(|| format!("no uid is free ({}-{})", IDS.start(), IDS.end()))
+    }
+
+    /// Whether `id` is one of environments', and no other than `name` has it.
+    fn is_free(&self, id: u32, name: &Name) -> bool {
+        let own = |table: &Table| table.numbers_of(name.as_str()).filter(|number| *number == id).count();
+        IDS.contains(&id) && usize::from(self.taken[id as usize]) == own(&self.passwd) + own(&self.group)
+    }
+
     /// Whether there is a group of that name which no environment was given.
     fn has_foreign_group(&self, name: &Name) -> bool {
-        self.group.line(name.as_str()).is_some_and(|line| number(line).is_none_or(|gid| !IDS.contains(&gid)))
+        let name = name.as_str();
+        self.group.line(name).is_some() && self.group.number(name).is_none_or(|gid| !IDS.contains(&gid))
     }
 
     /// The group of environments and the account of holders, once for the machine.
     fn add_system(&mut self) -> Result<()> {
         if self.group.line(GROUP).is_none() {
             let gid = self.free_system()?;
+            self.taken[gid as usize] += 1;
             self.group.set(GROUP, &format!("x:{gid}:"));
             self.gshadow.set(GROUP, "!::");
         }
         if self.passwd.line(HOLDER).is_none() {
             let id = self.free_system()?;
-            self.passwd.set(HOLDER, &format!("x:{id}:{id}:{GECOS}:/nonexistent:/usr/sbin/nologin"));
+            self.taken[id as usize] += 1;
+            self.passwd.set(HOLDER, &format!("x:{id}:{id}:{NOBODY}"));
             self.group.set(HOLDER, &format!("x:{id}:"));
             self.shadow.set(HOLDER, "!*:0:0:99999:7::1:");
             self.gshadow.set(HOLDER, "!::");
@@ -196,14 +232,8 @@ impl Accounts {
     }
 
     fn free_system(&self) -> Result<u32> {
-        let used: HashSet<u32> = self.passwd.numbers().chain(self.group.numbers()).collect();
-        (100..=999).rev().find(|id| !used.contains(id)).context("no system uid is free (100-999)")
-    }
-
-    /// Every uid and gid that another than `name` has.
-    fn used_but_by(&self, name: &Name) -> HashSet<u32> {
-        let lines = self.passwd.lines().chain(self.group.lines());
-        lines.filter(|line| !is_of(line, name.as_str())).filter_map(number).collect()
+        let free = (100..=999).rev().find(|id| self.taken[*id as usize] == 0);
+        free.context("no system uid is free (100-999)")
     }
 }
 
@@ -232,26 +262,29 @@ impl Wanted {
     }
 }
 
-/// An ID that is not among `used`, as late after the one given out last as may be.
-fn fresh(used: &HashSet<u32>) -> Result<u32> {
-    let last = last_uid().or_else(|| used.iter().copied().filter(|id| IDS.contains(id)).max());
-    let from = last.filter(|id| IDS.contains(id)).map_or(*IDS.start(), |id| id + 1);
-    let free = (from..=*IDS.end()).chain(*IDS.start()..from).find(|id| !used.contains(id));
-    free.with_context(|| format!("no uid is free ({}-{})", IDS.start(), IDS.end()))
-}
-
 /// `/etc/passwd`, as far as it is text.
 pub(crate) fn passwd() -> Result<String> {
     let bytes = fs::read("/etc/passwd").context("cannot read '/etc/passwd'")?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
-/// Whether the account files, or what a killed tool left beside them, may say anything of `name`. This
-/// needs no lock: nobody else adds a name like that.
-pub(crate) fn mention(name: &Name) -> bool {
+/// `/etc/passwd` without the accounts of environments, as far as it is text: of thousands of lines the few
+/// that say which directories are whose.
+pub(crate) fn others() -> Result<String> {
+    let suffix = format!(":{NOBODY}\n").into_bytes();
+    let bytes = fs::read("/etc/passwd").context("cannot read '/etc/passwd'")?;
+    let mut text = Vec::new();
+    lines(&bytes).map(|range| &bytes[range]).filter(|line| !line.ends_with(&suffix)).for_each(|line| text.extend(line));
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether the account files, or what a killed tool left beside them, may say anything of `names`. This
+/// needs no lock: nobody else adds names like those.
+pub(crate) fn mention(names: &[&Name]) -> bool {
     let mentions = |path: &str| {
         let text = fs::read(path).unwrap_or_default();
-        String::from_utf8_lossy(&text).contains(name.as_str()) || aside(Path::new(path)).exists()
+        let text = String::from_utf8_lossy(&text);
+        names.iter().any(|name| text.contains(name.as_str())) || aside(Path::new(path)).exists()
     };
     ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"].into_iter().any(mentions)
 }
@@ -284,7 +317,7 @@ fn last_uid() -> Option<u32> {
     (length == 4).then_some(u32::from_le_bytes(bytes))
 }
 
-/// One of the account files.
+/// One of the account files: its text as it was read, and how lines of it are to change.
 #[derive(Debug)]
 struct Table {
     path: PathBuf,
@@ -292,142 +325,224 @@ struct Table {
     text: Vec<u8>,
     /// Whether the file is there: a machine may have no shadow passwords.
     present: bool,
-    changed: bool,
+    /// Where the lines of the names that were asked for lie, each with its newline.
+    found: BTreeMap<Vec<u8>, Vec<Range<usize>>>,
+    /// The new lines of names, without a newline; `None` where there is to be none.
+    edits: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Who is to be a member of [`GROUP`] and who not, until its line is settled.
+    members: BTreeMap<Vec<u8>, bool>,
 }
 
 impl Table {
-    fn read(path: &str) -> Result<Table> {
+    /// Reads `path` for the lines of `names`, and shows `each` what stands behind every other name, too.
+    fn read(path: &str, names: &BTreeSet<&[u8]>, each: impl FnMut(&[u8])) -> Result<Table> {
         let path = PathBuf::from(path);
         // what a killed tool left aside
         store::remove_file(&aside(&path)).with_context(|| format!("cannot remove '{}'", aside(&path).display()))?;
         match fs::read(&path) {
-            Ok(text) => Ok(Table { path, text, present: true, changed: false }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Ok(Table { path, text: Vec::new(), present: false, changed: false })
-            }
+            Ok(text) => Ok(Table::of(path, Some(text), names, each)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Table::of(path, None, names, each)),
             Err(e) => Err(e).with_context(|| format!("cannot read '{}'", path.display())),
         }
     }
 
-    fn lines(&self) -> impl Iterator<Item = &[u8]> {
-        self.text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+    /// Once over the whole text, however many names there are: it may have tens of thousands of lines.
+    fn of(path: PathBuf, text: Option<Vec<u8>>, names: &BTreeSet<&[u8]>, mut each: impl FnMut(&[u8])) -> Table {
+        let mut table = Table {
+            path,
+            present: text.is_some(),
+            text: text.unwrap_or_default(),
+            found: BTreeMap::new(),
+            edits: BTreeMap::new(),
+            members: BTreeMap::new(),
+        };
+        for range in lines(&table.text) {
+            let line = &table.text[range.clone()];
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            each(&line[colon + 1..]);
+            if names.contains(&line[..colon]) {
+                table.found.entry(line[..colon].to_owned()).or_default().push(range);
+            }
+        }
+        table
     }
 
+    /// The line of `name`, which was asked for, as it is to be.
     fn line(&self, name: &str) -> Option<&[u8]> {
-        self.lines().find(|line| is_of(line, name))
+        match self.edits.get(name.as_bytes()) {
+            Some(edit) => edit.as_deref(),
+            None => self.found.get(name.as_bytes())?.first().map(|range| without_newline(&self.text[range.clone()])),
+        }
     }
 
     /// Makes the line of `name` say `rest`, in its place or at the end.
     fn set(&mut self, name: &str, rest: &str) {
-        let new = format!("{name}:{rest}").into_bytes();
-        match self.line(name).map(<[u8]>::to_owned) {
-            Some(old) if old == new => return,
-            Some(old) => self.replace(&old, Some(&new)),
-            None => {
-                if !self.text.is_empty() && !self.text.ends_with(b"\n") {
-                    self.text.push(b'\n');
-                }
-                self.text.extend(new);
-                self.text.push(b'\n');
-            }
+        self.set_line(name, format!("{name}:{rest}").into_bytes());
+    }
+
+    fn set_line(&mut self, name: &str, line: Vec<u8>) {
+        if self.line(name) != Some(&line) {
+            self.edits.insert(name.into(), Some(line));
         }
-        self.changed = true;
     }
 
     fn remove(&mut self, name: &str) {
-        if let Some(old) = self.line(name).map(<[u8]>::to_owned) {
-            self.replace(&old, None);
-            self.changed = true;
+        if self.line(name).is_some() {
+            self.edits.insert(name.into(), None);
         }
     }
 
-    /// Puts `member` into the last field of `group`'s line, or takes it out.
-    fn set_member(&mut self, group: &str, member: &str, wanted: bool) {
-        let Some(line) = self.line(group).map(<[u8]>::to_owned) else { return };
+    /// Makes `name` a member of [`GROUP`], or none.
+    fn set_member(&mut self, name: &str, wanted: bool) {
+        self.members.insert(name.into(), wanted);
+    }
+
+    /// Puts into the line of [`GROUP`] who comes, and takes out who goes.
+    fn settle_members(&mut self) {
+        let mut members = std::mem::take(&mut self.members);
+        let Some(line) = self.line(GROUP) else { return };
         let at = line.iter().rposition(|byte| *byte == b':').map_or(0, |colon| colon + 1);
-        let (head, members) = line.split_at(at);
-        let member = member.as_bytes();
-        let mut members: Vec<&[u8]> = members.split(|byte| *byte == b',').filter(|m| !m.is_empty()).collect();
-        if members.contains(&member) == wanted {
-            return;
-        }
-        match wanted {
-            true => members.push(member),
-            false => members.retain(|m| *m != member),
-        }
-        self.replace(&line, Some(&[head, &members.join(&b',')].concat()));
-        self.changed = true;
-    }
-
-    /// Replaces the line `old`, or leaves it out.
-    fn replace(&mut self, old: &[u8], new: Option<&[u8]>) {
-        let mut text = Vec::with_capacity(self.text.len() + 64);
-        for line in self.text.split_inclusive(|byte| *byte == b'\n') {
-            match (line.strip_suffix(b"\n").unwrap_or(line) == old, new) {
-                (false, _) => text.extend(line),
-                (true, Some(new)) => text.extend([new, b"\n"].concat()),
-                (true, None) => {}
+        let (head, all) = line.split_at(at);
+        // most stay: they are copied together
+        let (mut new, mut copied, mut start) = (head.to_owned(), 0, 0);
+        for member in all.split(|byte| *byte == b',') {
+            let next = (start + member.len() + 1).min(all.len());
+            match members.get_mut(member) {
+                Some(false) => {
+                    new.extend_from_slice(&all[copied..start]);
+                    copied = next;
+                }
+                // there already
+                Some(wanted) => *wanted = false,
+                None => {}
             }
+            start = next;
         }
-        self.text = text;
+        new.extend_from_slice(&all[copied..]);
+        if new.ends_with(b",") {
+            new.pop();
+        }
+        for (member, _) in members.iter().filter(|(_, wanted)| **wanted) {
+            if new.len() > at {
+                new.push(b',');
+            }
+            new.extend_from_slice(member);
+        }
+        self.set_line(GROUP, new);
     }
 
-    /// The third field of every line: uids of passwd, gids of group.
-    fn numbers(&self) -> impl Iterator<Item = u32> {
-        self.lines().filter_map(number)
+    /// The third field of `name`'s line, as it is to be: a uid of passwd, a gid of group.
+    fn number(&self, name: &str) -> Option<u32> {
+        number(&self.line(name)?[name.len() + 1..])
+    }
+
+    /// The third field of every line that `name` had.
+    fn numbers_of(&self, name: &str) -> impl Iterator<Item = u32> {
+        let ranges = self.found.get(name.as_bytes()).into_iter().flatten();
+        let start = name.len() + 1;
+        ranges.filter_map(move |range| number(&self.text[range.start + start..range.end]))
     }
 
     /// Whether there is anything to write.
     fn differs(&self) -> bool {
-        self.changed && self.present
+        self.present && !self.edits.is_empty()
     }
 
-    fn write_aside(&self) -> Result<()> {
-        let write = || -> io::Result<()> {
+    /// Writes the new text: what stays in pieces that are as large as may be, and each edit where the line
+    /// lies that it is for, or at the end.
+    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let (mut places, mut last) = (Vec::new(), Vec::new());
+        for (name, line) in &self.edits {
+            let mut line = line.as_deref();
+            for range in self.found.get(name).into_iter().flatten() {
+                places.push((range, line.take()));
+            }
+            last.extend(line);
+        }
+        places.sort_unstable_by_key(|(range, _)| range.start);
+        let mut at = 0;
+        for (range, line) in places {
+            out.write_all(&self.text[at..range.start])?;
+            at = range.end;
+            for piece in line.into_iter().flat_map(|line| [line, b"\n"]) {
+                out.write_all(piece)?;
+            }
+        }
+        let rest = &self.text[at..];
+        out.write_all(rest)?;
+        if !last.is_empty() && !rest.is_empty() && !rest.ends_with(b"\n") {
+            out.write_all(b"\n")?;
+        }
+        last.into_iter().flat_map(|line| [line, b"\n"]).try_for_each(|piece| out.write_all(piece))
+    }
+
+    /// Writes the new text aside; nothing makes sure yet that it is on the disk.
+    fn write_aside(&self) -> Result<File> {
+        let write = || -> io::Result<File> {
             let old = fs::metadata(&self.path)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside(&self.path))?;
-            file.write_all(&self.text)?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside(&self.path))?;
+            let mut out = BufWriter::new(&file);
+            self.write_to(&mut out)?;
+            out.flush()?;
+            drop(out);
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
             file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
-            file.sync_all()
+            Ok(file)
         };
         write().with_context(|| format!("cannot write '{}'", self.path.display()))
     }
 
+    /// Waits until what was written aside, as `file`, is on the disk.
+    fn sync(&self, file: &File) -> Result<()> {
+        file.sync_all().with_context(|| format!("cannot write '{}'", self.path.display()))
+    }
+
     /// Puts what was written aside in its place.
-    fn replace_file(&mut self) -> Result<()> {
-        if self.differs() {
-            fs::rename(aside(&self.path), &self.path)
-                .with_context(|| format!("cannot write '{}'", self.path.display()))?;
-            self.changed = false;
-        }
-        Ok(())
+    fn replace_file(&self) -> Result<()> {
+        fs::rename(aside(&self.path), &self.path).with_context(|| format!("cannot write '{}'", self.path.display()))
     }
 }
 
-/// Writes the new texts of `tables`, at once: file systems do several syncs in the time of one. The threads
-/// have ended when this returns: nothing is forked beside them.
-fn write_aside(tables: &[&mut Table; 4]) -> Result<()> {
+/// Writes the new texts of `tables`, and syncs them at once: file systems do several syncs in the time of
+/// one, and those of files that are all there by then in one commit. The threads have ended when this
+/// returns: nothing is forked beside them.
+fn write_aside(tables: &[&Table]) -> Result<()> {
+    let files = tables.iter().map(|table| table.write_aside()).collect::<Result<Vec<File>>>()?;
     std::thread::scope(|scope| {
-        let tables: Vec<&Table> = tables.iter().map(|table| &**table).filter(|table| table.differs()).collect();
         let threads: Vec<_> = tables
             .iter()
-            .map(|table| std::thread::Builder::new().spawn_scoped(scope, || table.write_aside()))
+            .zip(&files)
+            .map(|(table, file)| std::thread::Builder::new().spawn_scoped(scope, || table.sync(file)))
             .collect();
         // all are waited for before one that failed is told of
-        let written: Vec<Result<()>> = tables
+        let synced: Vec<Result<()>> = tables
             .iter()
+            .zip(&files)
             .zip(threads)
-            .map(|(table, thread)| match thread {
+            .map(|((table, file), thread)| match thread {
                 Ok(thread) => thread
                     .join()
                     .unwrap_or_else(|_| Err(Failure::new(format!("cannot write '{}'", table.path.display())).into())),
                 // out of processes: one after another, then
-                Err(_) => table.write_aside(),
+                Err(_) => table.sync(file),
             })
             .collect();
-        written.into_iter().collect()
+        synced.into_iter().collect()
     })
+}
+
+/// Where each line of `text` lies, with its newline.
+fn lines(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let length = (&text[at..]).skip_until(b'\n').ok().filter(|length| *length > 0)?;
+        at += length;
+        Some(at - length..at)
+    })
+}
+
+fn without_newline(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
 }
 
 /// Where the new text of `path` is written before it takes its place: a name of ours alone.
@@ -436,14 +551,10 @@ fn aside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.llima-box"))
 }
 
-/// Whether `line` is that of `name`.
-fn is_of(line: &[u8], name: &str) -> bool {
-    line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"))
-}
-
-/// The third field of `line`.
-fn number(line: &[u8]) -> Option<u32> {
-    str::from_utf8(line.split(|byte| *byte == b':').nth(2)?).ok()?.parse().ok()
+/// The second field of `rest`, which stands behind a name and its colon.
+fn number(rest: &[u8]) -> Option<u32> {
+    let field = without_newline(rest).split(|byte| *byte == b':').nth(1)?;
+    str::from_utf8(field).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -451,8 +562,17 @@ mod tests {
     use super::*;
     use std::ffi::OsStr;
 
-    fn table(text: &str) -> Table {
-        Table { path: "/nowhere".into(), text: text.as_bytes().to_owned(), present: true, changed: false }
+    fn table(text: &[u8]) -> Table {
+        let names = ["lbx-env", "a-1234", "b-1234", "c-1234", "d-1234"].map(str::as_bytes).into();
+        Table::of("/nowhere".into(), Some(text.to_owned()), &names, |_| ())
+    }
+
+    /// What `table` would write.
+    fn text(table: &mut Table) -> String {
+        table.settle_members();
+        let mut text = Vec::new();
+        table.write_to(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     fn name(text: &str) -> Name {
@@ -461,40 +581,82 @@ mod tests {
 
     #[test]
     fn a_line_is_added_changed_and_removed_alone() {
-        let mut t = table("root:x:0:0::/root:/bin/sh\nab-1234x:x:1:1:::\n");
-        t.set("ab-1234", "x:70000:70000:llima-box::");
-        assert_eq!(t.line("ab-1234").unwrap(), b"ab-1234:x:70000:70000:llima-box::");
-        t.set("ab-1234", "x:70001:70001:llima-box::");
-        t.remove("ab-1234");
-        assert_eq!(t.text, b"root:x:0:0::/root:/bin/sh\nab-1234x:x:1:1:::\n");
+        let before = "root:x:0:0::/root:/bin/sh\na-1234x:x:1:1:::\n";
+        let mut t = table(before.as_bytes());
+        t.set("a-1234", "x:70000:70000:llima-box::");
+        assert_eq!(t.line("a-1234").unwrap(), b"a-1234:x:70000:70000:llima-box::");
+        let mut t = table(text(&mut t).as_bytes());
+        t.set("a-1234", "x:70001:70001:llima-box::");
+        assert_eq!(text(&mut t), format!("{before}a-1234:x:70001:70001:llima-box::\n"));
+        t.remove("a-1234");
+        assert_eq!(text(&mut t), before);
+    }
+
+    #[test]
+    fn many_lines_change_at_once_each_in_its_place() {
+        let mut t = table(b"c-1234:x:3:\nroot:x:0:\na-1234:x:1:\nother:x:5:\nb-1234:x:2:");
+        t.set("b-1234", "x:20:");
+        t.remove("c-1234");
+        t.set("d-1234", "x:4:");
+        t.set("a-1234", "x:1:");
+        assert_eq!(text(&mut t), "root:x:0:\na-1234:x:1:\nother:x:5:\nb-1234:x:20:\nd-1234:x:4:\n");
+        assert_eq!(t.line("c-1234"), None);
+        assert_eq!((t.number("b-1234"), t.numbers_of("b-1234").collect()), (Some(20), vec![2]));
+    }
+
+    #[test]
+    fn a_line_that_is_there_twice_is_so_no_longer() {
+        let doubled = b"a-1234:x:1:\nroot:x:0:\na-1234:x:1:\n";
+        let mut t = table(doubled);
+        t.remove("a-1234");
+        assert_eq!(text(&mut t), "root:x:0:\n");
+        let mut t = table(doubled);
+        t.set("a-1234", "x:2:");
+        assert_eq!(text(&mut t), "a-1234:x:2:\nroot:x:0:\n");
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_not_written() {
+        let mut t = table(b"lbx-env:x:999:b-1234,a-1234\na-1234:x:1:\n");
+        t.set("a-1234", "x:1:");
+        t.set_member("a-1234", true);
+        t.set_member("c-1234", false);
+        t.remove("d-1234");
+        t.settle_members();
+        assert!(!t.differs());
     }
 
     #[test]
     fn a_file_that_does_not_end_in_a_newline_keeps_its_last_line() {
-        let mut t = table("root:x:0:");
+        let mut t = table(b"root:x:0:");
         t.set("a-1234", "x:70000:");
-        assert_eq!(t.text, b"root:x:0:\na-1234:x:70000:\n");
+        assert_eq!(text(&mut t), "root:x:0:\na-1234:x:70000:\n");
     }
 
     #[test]
     fn lines_that_are_not_utf_8_stay_as_they_are() {
-        let mut t = table("");
-        t.text = b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\n".to_vec();
-        t.set("a-1234", "x:70000:");
+        let before = b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\na-1234:x:1:1:::\n";
+        let mut numbers = Vec::new();
+        let names = [b"a-1234".as_slice()].into();
+        let mut t = Table::of("/nowhere".into(), Some(before.to_vec()), &names, |rest| numbers.extend(number(rest)));
         t.remove("a-1234");
-        assert_eq!(t.text, b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\n");
-        assert_eq!(t.numbers().collect::<Vec<_>>(), [1000]);
+        let mut after = Vec::new();
+        t.write_to(&mut after).unwrap();
+        assert_eq!(after, b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\n");
+        assert_eq!(numbers, [1000, 1]);
     }
 
     #[test]
     fn members_come_and_go() {
-        let mut t = table("lbx-env:x:999:\nother:x:5:a-1234\n");
-        t.set_member("lbx-env", "a-1234", true);
-        t.set_member("lbx-env", "b-1234", true);
-        t.set_member("lbx-env", "a-1234", true);
+        let mut t = table(b"lbx-env:x:999:\nother:x:5:a-1234\n");
+        for member in ["a-1234", "b-1234", "a-1234"] {
+            t.set_member(member, true);
+        }
+        let mut t = table(text(&mut t).as_bytes());
         assert_eq!(t.line("lbx-env").unwrap(), b"lbx-env:x:999:a-1234,b-1234");
-        t.set_member("lbx-env", "a-1234", false);
-        assert_eq!(t.text, b"lbx-env:x:999:b-1234\nother:x:5:a-1234\n");
+        t.set_member("a-1234", false);
+        t.set_member("c-1234", true);
+        assert_eq!(text(&mut t), "lbx-env:x:999:b-1234,c-1234\nother:x:5:a-1234\n");
     }
 
     #[test]

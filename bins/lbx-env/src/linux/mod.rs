@@ -1,7 +1,9 @@
 //! What the verbs do at the place `local`. Every step may be repeated: a tool that was killed at any
 //! instant leaves what the same command finishes.
 
-use std::ffi::OsStr;
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
@@ -14,6 +16,7 @@ use lbx::path::{JsonPath, shell_quoted};
 use lbx::record::{self, Options, Origin, Ownership, Project, Record, Unreadable};
 use lbx::{Failure, Name, Result, step};
 use lbx_env::{Cli, Create, Settings, Verb};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 mod accounts;
 mod discard;
@@ -31,6 +34,13 @@ use accounts::{Accounts, Ids, Order, Wanted};
 use project::{Opened, Right};
 use store::Lock;
 
+/// As many environments as are created or deleted together, at most.
+const TOGETHER: u64 = 1000;
+/// The descriptors that each of them has open meanwhile: its lock and its project.
+const OPEN_EACH: u64 = 2;
+/// Those that all else may have open.
+const OPEN_BESIDE: u64 = 64;
+
 /// Does what `cli` says, to each operand in turn; goes on past failures.
 pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
     // what is made here has the mode that is asked for
@@ -38,14 +48,79 @@ pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
     let session = Session { tool, cli, caller: Caller::current() };
     match &cli.verb {
         Verb::Create { options, exclusive, json, paths, .. } => {
-            session.each(paths, |path| session.create(Path::new(path), options, *exclusive, *json))
+            let creation = Creation { options, exclusive: *exclusive, json: *json, passwd: OnceCell::new() };
+            session.together(
+                paths,
+                |path, held| session.begin_create(Path::new(path), &creation, held),
+                |made| {
+                    session
+                        .accounts(&made.iter().map(|new| (&new.name, &new.project, Wanted::Fresh)).collect::<Vec<_>>())
+                },
+                |new, account| session.finish_create(new, account, &creation),
+            )
         }
         Verb::Set { options, envs } => session.each(&envs.envs, |env| session.set(env, options)),
         Verb::Start { envs } => session.each(&envs.envs, |env| session.start(env)),
         Verb::Stop { envs } => session.each(&envs.envs, |env| session.stop(env)),
         Verb::Repair { envs } => session.each(&envs.envs, |env| session.repair(env)),
         Verb::Discard { env, paths, .. } => session.discard(env, paths),
-        Verb::Delete { force, envs } => session.each(&envs.envs, |env| session.delete(env, *force)),
+        Verb::Delete { force, envs } => session.together(
+            &envs.envs,
+            |env, held| session.begin_delete(env, *force, held),
+            |going| remove_accounts(&going.iter().map(|going| &going.name).collect::<Vec<_>>()),
+            |going, uid| session.finish_delete(going, uid),
+        ),
+    }
+}
+
+/// What is the same for everything that one command creates.
+struct Creation<'a> {
+    options: &'a Create,
+    exclusive: bool,
+    json: bool,
+    passwd: OnceCell<String>,
+}
+
+/// An environment that is about to be made: all is looked at, its lock is held.
+struct New {
+    name: Name,
+    path: PathBuf,
+    project: Opened,
+    settings: Settings,
+    lock: Lock,
+}
+
+/// An environment that is about to go: nothing in it runs any more, its lock is held.
+struct Going {
+    name: Name,
+    uid: Option<u32>,
+    lock: Lock,
+}
+
+/// How an operand's turn begins, among others whose account files are written together.
+enum Turn<T> {
+    /// It is over: this is its answer.
+    Over(String),
+    /// The environment is this one's to change.
+    Begun(T),
+    /// The environment is another's by now, who may be this process: it has to wait until nothing is held.
+    Later,
+}
+
+/// What the operands before have begun and not finished.
+#[derive(Default)]
+struct Held(BTreeSet<Name>);
+
+impl Held {
+    /// The lock of `name`. Who holds one waits for no other, so that two who name the same environments
+    /// in another order never wait for each other.
+    fn lock(&mut self, name: &Name) -> Result<Option<Lock>> {
+        // another descriptor of a file that is locked, once closed, would take the lock with it
+        if self.0.contains(name) {
+            return Ok(None);
+        }
+        let lock = if self.0.is_empty() { Some(Lock::of(name)?) } else { Lock::try_of(name)? };
+        Ok(lock)
     }
 }
 
@@ -56,15 +131,64 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn each(&self, operands: &[std::ffi::OsString], mut verb: impl FnMut(&OsStr) -> Result<()>) -> Result<u8> {
+    fn each(&self, operands: &[OsString], mut verb: impl FnMut(&OsStr) -> Result<()>) -> Result<u8> {
         let mut ended = status::DONE;
         for operand in operands {
             if let Err(e) = verb(operand) {
                 // nobody reads any more: the others need not be told
-                if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+                if is_broken_pipe(&e) {
                     return Err(e);
                 }
                 ended = ended.max(self.tool.report(&e));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Acts on all `operands`, whose order the answers have, by few rewrites of the account files: `begin`
+    /// is called for as many as can be, then `share` for these at once, then `finish` for each. What is
+    /// left at any instant is what each by itself would have left.
+    fn together<T, S>(
+        &self,
+        operands: &[OsString],
+        begin: impl Fn(&OsStr, &mut Held) -> Result<Turn<T>>,
+        share: impl Fn(&[T]) -> Vec<Result<S>>,
+        finish: impl Fn(T, Result<S>) -> Result<String>,
+    ) -> Result<u8> {
+        let most = if operands.len() > 1 { together_at_most() } else { 1 };
+        let mut ended = status::DONE;
+        let mut operands = operands.iter().peekable();
+        while operands.peek().is_some() {
+            let (mut held, mut begun, mut turns) = (Held::default(), Vec::new(), Vec::new());
+            while begun.len() < most
+                && let Some(operand) = operands.peek()
+            {
+                let over = match begin(operand, &mut held) {
+                    Ok(Turn::Later) => break,
+                    Ok(Turn::Begun(one)) => {
+                        begun.push(one);
+                        None
+                    }
+                    Ok(Turn::Over(answer)) => Some(Ok(answer)),
+                    Err(e) => Some(Err(e)),
+                };
+                turns.push(over);
+                operands.next();
+            }
+            let shared = if begun.is_empty() { Vec::new() } else { share(&begun) };
+            let mut begun = begun.into_iter().zip(shared);
+            let mut unread = None;
+            for over in turns {
+                let answer = over.or_else(|| begun.next().map(|(one, shared)| finish(one, shared)));
+                match answer.unwrap_or_else(|| Ok(String::new())).and_then(print) {
+                    Ok(()) => {}
+                    // nobody reads any more: what is begun is finished, and the others need not be told
+                    Err(e) if is_broken_pipe(&e) => unread = Some(e),
+                    Err(e) => ended = ended.max(self.tool.report(&e)),
+                }
+            }
+            if let Some(e) = unread {
+                return Err(e);
             }
         }
         Ok(ended)
@@ -92,38 +216,43 @@ impl Session<'_> {
     /// Prints the plan in place of acting; `true` when that was asked for.
     fn planned(&self, lines: impl FnOnce() -> Vec<String>) -> Result<bool> {
         if self.cli.dry_run {
-            print(lines().iter().map(|line| lbx::failure::printable(line) + "\n"))?;
+            print(lines().iter().map(|line| lbx::failure::printable(line) + "\n").collect())?;
         }
         Ok(self.cli.dry_run)
     }
 
-    fn create(&self, path: &Path, options: &Create, exclusive: bool, json: bool) -> Result<()> {
+    /// All of a create that comes before its account; an answer where there is nothing to make.
+    fn begin_create(&self, path: &Path, creation: &Creation<'_>, held: &mut Held) -> Result<Turn<New>> {
         let path = project_at(path)?;
-        let passwd = accounts::passwd()?;
-        project::refuse_system(&path, &passwd)?;
-        let name = match &options.name {
+        let passwd = match creation.passwd.get() {
+            Some(passwd) => passwd,
+            None => {
+                let passwd = accounts::others()?;
+                creation.passwd.get_or_init(|| passwd)
+            }
+        };
+        project::refuse_system(&path, passwd)?;
+        let name = match &creation.options.name {
             Some(word) => Name::with_word(word, &path),
             None => record::find(path.as_os_str())?.map_or_else(|| Name::of(&path), Ok)?,
         };
-        let answer = |record: &Record| match json {
-            true => print([record::json_line(record)?]),
-            false => print([format!("{name}\n")]),
-        };
-        if let Some(record) = self.existing(&name, &path, &options.settings, exclusive)? {
-            return answer(&record);
+        let asked = &creation.options.settings;
+        let existing = || self.existing(&name, &path, asked, creation.exclusive);
+        if let Some(record) = existing()? {
+            return Ok(Turn::Over(creation.answer(&record)?));
         }
         let project = project::open_for(self.caller, &path, Right::Own)?;
-        require_writable(&project, &path, &options.settings)?;
-        let settings = self.checked(&options.settings, &path, &passwd)?;
+        require_writable(&project, &path, asked)?;
+        let settings = self.checked(asked, &path, passwd)?;
         if self.cli.dry_run {
             home::refuse_foreign(&name)?;
         }
         if self.planned(|| create_plan(&name, &path, &settings))? {
-            return Ok(());
+            return Ok(Turn::Over(String::new()));
         }
-        let lock = Lock::of(&name)?;
-        if let Some(record) = self.existing(&name, &path, &options.settings, exclusive)? {
-            return answer(&record);
+        let Some(lock) = held.lock(&name)? else { return Ok(Turn::Later) };
+        if let Some(record) = existing()? {
+            return Ok(Turn::Over(creation.answer(&record)?));
         }
         if let Err(e) = home::refuse_foreign(&name) {
             // nothing of it was ever made, but the directory of its lock
@@ -137,14 +266,26 @@ impl Session<'_> {
             self.remove(&name, None)?;
             store::unmark_deleted(&name)?;
         }
-        match self.make(&name, &path, &project, settings) {
-            Ok(record) => answer(&record),
-            Err(e) => {
-                // nothing half-made remains; what cannot be undone now, the next run undoes
-                let _ = self.remove(&name, None).and_then(|()| store::forget(&name, lock));
-                Err(e.context(format!("cannot create environment '{name}'")))
-            }
+        if let Err(e) = require_writable(&project, &path, &settings) {
+            return Err(self.undo(&name, lock, e));
         }
+        held.0.insert(name.clone());
+        Ok(Turn::Begun(New { name, path, project, settings, lock }))
+    }
+
+    fn finish_create(&self, new: New, account: Result<(Ids, Ownership)>, creation: &Creation<'_>) -> Result<String> {
+        let New { name, path, project, settings, lock } = new;
+        match account.and_then(|account| self.make(&name, &path, &project, account, settings)) {
+            Ok(record) => creation.answer(&record),
+            Err(e) => Err(self.undo(&name, lock, e)),
+        }
+    }
+
+    /// Leaves nothing half-made of `name`, whose creation failed with `error`; what cannot be undone now,
+    /// the next run undoes.
+    fn undo(&self, name: &Name, lock: Lock, error: anyhow::Error) -> anyhow::Error {
+        let _ = self.remove(name, None).and_then(|()| store::forget(name, lock));
+        error.context(format!("cannot create environment '{name}'"))
     }
 
     /// The environment `name` of `path`, when it is there and is as it was asked for.
@@ -214,11 +355,16 @@ impl Session<'_> {
         Ok(settings)
     }
 
-    /// Makes the environment `name`, whose lock is held: account, home, private directories, and
-    /// the record last.
-    fn make(&self, name: &Name, path: &Path, project: &Opened, settings: Settings) -> Result<Record> {
-        require_writable(project, path, &settings)?;
-        let (ids, ownership) = self.account(name, project, Wanted::Fresh)?;
+    /// Makes what the environment `name`, whose lock is held, has beside its account: home, private
+    /// directories, and the record last.
+    fn make(
+        &self,
+        name: &Name,
+        path: &Path,
+        project: &Opened,
+        (ids, ownership): (Ids, Ownership),
+        settings: Settings,
+    ) -> Result<Record> {
         let owner = project.owner;
         let origin = Origin { name: name.clone(), path: path.to_owned(), owner, ownership, creator: self.caller.uid };
         let mut record = Record::new(origin, ids.uid, ids.gid, login_shell(), Options::default());
@@ -227,7 +373,7 @@ impl Session<'_> {
         home::make(name, ids)?;
         view::make_private(&record)?;
         layers::make(&record, project)?;
-        touch(&record::last_used_file(name))?;
+        store::touch(&record::last_used_file(name))?;
         store::save(&record)?;
         self.note(|| format!("created environment '{name}' of path '{}'", path.display()));
         Ok(record)
@@ -235,32 +381,52 @@ impl Session<'_> {
 
     /// The account of `name`, with the uid that the project's file system asks for.
     fn account(&self, name: &Name, project: &Opened, wanted: Wanted) -> Result<(Ids, Ownership)> {
-        let add = |wanted| -> Result<Ids> {
-            let mut accounts = Accounts::lock()?;
-            let ids = accounts.add(name, wanted)?;
-            accounts.write(Order::PasswdLast)?;
-            Ok(ids)
-        };
-        let add = |wanted| add(wanted).with_context(|| format!("cannot create account '{name}'"));
-        let ids = add(wanted)?;
-        if let Some(ownership) = project::observe_ownership(project, ids)? {
-            return Ok((ids, ownership));
+        let mut accounts = self.accounts(&[(name, project, wanted)]);
+        accounts.pop().with_context(|| format!("cannot create account '{name}'"))?
+    }
+
+    /// The accounts of several, in their order: by one rewrite of the account files, and another for those
+    /// whose file systems ask for the owner's uid.
+    fn accounts(&self, wanted: &[(&Name, &Opened, Wanted)]) -> Vec<Result<(Ids, Ownership)>> {
+        let fresh = add_accounts(&wanted.iter().map(|(name, _, wanted)| (*name, *wanted)).collect::<Vec<_>>());
+        let mut made: Vec<Result<(Ids, Option<Ownership>)>> = fresh
+            .into_iter()
+            .zip(wanted)
+            .map(|(ids, (_, project, _))| {
+                let ids = ids?;
+                let ownership = project::observe_ownership(project, ids)?;
+                if ownership.is_none() && project.owner.uid == 0 {
+                    return Err(Failure::new(
+                        "project is root's, on a file system without id-mapped mounts: its uid cannot be shared",
+                    )
+                    .hint("give the project to an ordinary user, or move it")
+                    .into());
+                }
+                Ok((ids, ownership))
+            })
+            .collect();
+        let (sharing, shared): (Vec<_>, Vec<_>) = made
+            .iter_mut()
+            .zip(wanted)
+            .filter(|(made, _)| matches!(made, Ok((_, None))))
+            .map(|(made, (name, project, _))| {
+                (made, (*name, Wanted::Shared(Ids { uid: project.owner.uid, gid: project.owner.gid })))
+            })
+            .unzip();
+        if !shared.is_empty() {
+            for (made, ids) in sharing.into_iter().zip(add_accounts(&shared)) {
+                *made = ids.map(|ids| (ids, Some(Ownership::SharedUid)));
+            }
         }
-        let owner = Ids { uid: project.owner.uid, gid: project.owner.gid };
-        if owner.uid == 0 {
-            return Err(Failure::new(
-                "project is root's, on a file system without id-mapped mounts: its uid cannot be shared",
-            )
-            .hint("give the project to an ordinary user, or move it")
-            .into());
-        }
-        Ok((add(Wanted::Shared(owner))?, Ownership::SharedUid))
+        made.into_iter()
+            .map(|made| made.map(|(ids, ownership)| (ids, ownership.unwrap_or(Ownership::SharedUid))))
+            .collect()
     }
 
     fn set(&self, env: &OsStr, asked: &Settings) -> Result<()> {
         let name = record::require(env)?;
         let read = || Record::load(&name).map_err(|why| why.failure(&name));
-        let passwd = accounts::passwd()?;
+        let passwd = accounts::others()?;
         let before = read()?;
         before.require_caller(self.caller)?;
         let settings = self.checked(asked, &before.project(), &passwd)?;
@@ -368,11 +534,13 @@ impl Session<'_> {
                     .into());
                 };
                 lbx::path::directory(&path)?;
-                project::refuse_system(&path, &accounts::passwd()?)?;
+                project::refuse_system(&path, &accounts::others()?)?;
                 let project = project::open_for(self.caller, &path, Right::Own)?;
                 holder::stop(&name)?;
                 let settings = Settings { project: salvaged_project(&name), ..Settings::default() };
-                self.make(&name, &path, &project, settings)?;
+                require_writable(&project, &path, &settings)?;
+                let account = self.account(&name, &project, Wanted::Fresh)?;
+                self.make(&name, &path, &project, account, settings)?;
                 self.warn(&format!("options and labels of '{name}' were lost with its record"));
                 Ok(())
             }
@@ -391,7 +559,7 @@ impl Session<'_> {
         if (opened.owner.uid, opened.owner.gid) != (record.owner.uid, record.owner.gid) {
             opened = project::open_for(self.caller, &record.project(), Right::Own)?;
         }
-        let kept = Accounts::lock()?.of(&record.name);
+        let kept = Accounts::lock(&[&record.name])?.of(&record.name);
         let shared = Wanted::Shared(Ids { uid: opened.owner.uid, gid: opened.owner.gid });
         let (ids, ownership) = match (kept, record.ownership) {
             (Some(ids), Ownership::SharedUid) if shared.allows(ids) => (ids, Ownership::SharedUid),
@@ -410,10 +578,11 @@ impl Session<'_> {
             }
             store::save(&record)?;
         }
+        store::make_findable(&record)?;
         home::make(&record.name, ids)?;
         view::make_private(&record)?;
         layers::make(&record, &opened)?;
-        touch(&record::last_used_file(&record.name))
+        store::touch(&record::last_used_file(&record.name))
     }
 
     /// Drops what was changed at each of `paths`, or all, and goes on past what cannot be dropped.
@@ -470,10 +639,11 @@ impl Session<'_> {
         ended
     }
 
-    fn delete(&self, env: &OsStr, force: bool) -> Result<()> {
+    /// All of a delete that comes before its account goes.
+    fn begin_delete(&self, env: &OsStr, force: bool, held: &mut Held) -> Result<Turn<Going>> {
         let name = match record::find(env)? {
             Some(name) => name,
-            None if force => return Ok(()),
+            None if force => return Ok(Turn::Over(String::new())),
             None => record::require(env)?,
         };
         if self.planned(|| {
@@ -488,31 +658,34 @@ impl Session<'_> {
             lines.push(format!("remove record of {name}"));
             lines
         })? {
-            return Ok(());
+            return Ok(Turn::Over(String::new()));
         }
         self.require_mine(&name)?;
-        let lock = Lock::of(&name)?;
+        let Some(lock) = held.lock(&name)? else { return Ok(Turn::Later) };
         let uid = Record::load(&name).ok().map(|record| record.uid);
-        self.remove(&name, uid)?;
+        end(&name)?;
+        held.0.insert(name.clone());
+        Ok(Turn::Begun(Going { name, uid, lock }))
+    }
+
+    fn finish_delete(&self, going: Going, account: Result<Option<u32>>) -> Result<String> {
+        let Going { name, uid, lock } = going;
+        self.remove_files(&name, uid.or(account?))?;
         store::forget(&name, lock)?;
         self.note(|| format!("deleted environment '{name}'"));
-        Ok(())
+        Ok(String::new())
     }
 
     /// Removes what `name` has, all but its directory of records. Repeatable; nothing has to be there.
     fn remove(&self, name: &Name, uid: Option<u32>) -> Result<()> {
-        store::mark_deleted(name)?;
-        holder::stop(name)?;
-        let uid = if !accounts::mention(name) {
-            uid
-        } else {
-            let mut accounts = Accounts::lock()?;
-            let ids = accounts.of(name);
-            accounts.remove(name);
-            accounts.write(Order::PasswdFirst).with_context(|| format!("cannot remove account '{name}'"))?;
-            uid.or(ids.map(|ids| ids.uid))
-        }
-        .or_else(|| deleted_uid(name));
+        end(name)?;
+        let account = remove_accounts(&[name]).pop().transpose()?.flatten();
+        self.remove_files(name, uid.or(account))
+    }
+
+    /// Removes the home and the private directories of `name`, whose account had `uid` where that is known.
+    fn remove_files(&self, name: &Name, uid: Option<u32>) -> Result<()> {
+        let uid = uid.or_else(|| deleted_uid(name));
         let bar = self.progress(&format!("removing the home of {name}"));
         let mut tick = || bar.inc(1);
         home::remove(name, uid, &mut tick)?;
@@ -538,9 +711,71 @@ impl Session<'_> {
     }
 }
 
+impl Creation<'_> {
+    /// What `create` prints of an environment, made now or before.
+    fn answer(&self, record: &Record) -> Result<String> {
+        Ok(if self.json { record::json_line(record)? } else { format!("{}\n", record.name) })
+    }
+}
+
+/// Begins the deletion of `name`, and ends every process of it.
+fn end(name: &Name) -> Result<()> {
+    store::mark_deleted(name)?;
+    holder::stop(name)
+}
+
+/// Adds the accounts of all who are `wanted`, by one rewrite of the account files.
+fn add_accounts(wanted: &[(&Name, Wanted)]) -> Vec<Result<Ids>> {
+    let names: Vec<&Name> = wanted.iter().map(|(name, _)| *name).collect();
+    let add = || -> Result<Vec<Result<Ids>>> {
+        let mut accounts = Accounts::lock(&names)?;
+        let ids = wanted.iter().map(|(name, wanted)| accounts.add(name, *wanted)).collect();
+        accounts.write(Order::PasswdLast)?;
+        Ok(ids)
+    };
+    for_each(&names, add(), "cannot create account")
+}
+
+/// Removes the accounts of `names`, by one rewrite of the account files; returns what uids they had.
+fn remove_accounts(names: &[&Name]) -> Vec<Result<Option<u32>>> {
+    let remove = || -> Result<Vec<Result<Option<u32>>>> {
+        if !accounts::mention(names) {
+            return Ok(names.iter().map(|_| Ok(None)).collect());
+        }
+        let mut accounts = Accounts::lock(names)?;
+        let uids = names.iter().map(|name| Ok(accounts.of(name).map(|ids| ids.uid))).collect();
+        names.iter().for_each(|name| accounts.remove(name));
+        accounts.write(Order::PasswdFirst)?;
+        Ok(uids)
+    };
+    for_each(names, remove(), "cannot remove account")
+}
+
+/// `done` as the result of each of `names`: what failed for all of them is each one's failure, with `what`
+/// in front.
+fn for_each<T>(names: &[&Name], done: Result<Vec<Result<T>>>, what: &str) -> Vec<Result<T>> {
+    let results = done.unwrap_or_else(|e| names.iter().map(|_| Err(Failure::again(&e).into())).collect());
+    results.into_iter().zip(names).map(|(result, name)| result.with_context(|| format!("{what} '{name}'"))).collect()
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// How many environments are created or deleted together, as far as descriptors go.
+fn together_at_most() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = OPEN_BESIDE + OPEN_EACH * TOGETHER;
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let open = getrlimit(Resource::Nofile).current.unwrap_or(wanted).min(wanted);
+    usize::try_from(open.saturating_sub(OPEN_BESIDE) / OPEN_EACH).unwrap_or(1).max(1)
+}
+
 /// Writes data on standard output; a reader that is gone is an error that ends the tool quietly.
-fn print(lines: impl IntoIterator<Item = String>) -> Result<()> {
-    let text: String = lines.into_iter().collect();
+fn print(text: String) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
 }
@@ -690,16 +925,6 @@ fn require_no_changes(record: &Record) -> Result<()> {
     Err(Failure::new(format!("environment '{name}' has changes that are not in its project"))
         .hint(format!("lbx-apply {name} puts them there, lbx-discard {name} drops them"))
         .into())
-}
-
-fn touch(path: &Path) -> Result<()> {
-    std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map(drop)
-        .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
 /// The uid of an environment whose deletion was begun.

@@ -87,7 +87,7 @@ pub(crate) fn refuse_foreign_home(path: &Path, caller: Caller, passwd: &str) -> 
             && account.uid != caller.uid
             && account.home.components().filter(|c| matches!(c, Component::Normal(_))).count() > 0
             && account.home.is_dir()
-            && path.starts_with(&account.home)
+            && path.starts_with(account.home)
     });
     match foreign {
         None => Ok(()),

@@ -21,6 +21,15 @@ pub(crate) struct Lock {
 impl Lock {
     /// Waits for the lock of `name`; its directory is made when there is none.
     pub(crate) fn of(name: &Name) -> Result<Lock> {
+        Lock::make(name, true)?.with_context(|| format!("cannot lock environment '{name}'"))
+    }
+
+    /// The lock of `name`, as by [`Lock::of`], unless another process has it.
+    pub(crate) fn try_of(name: &Name) -> Result<Option<Lock>> {
+        Lock::make(name, false)
+    }
+
+    fn make(name: &Name, wait: bool) -> Result<Option<Lock>> {
         let dir = record::dir(name);
         loop {
             make_dir(Path::new(record::ENVS), 0o755)?;
@@ -31,16 +40,17 @@ impl Lock {
                 }
                 _ => {}
             }
-            match Lock::take(record::lock_file(name)) {
+            match Lock::take_file(record::lock_file(name), true, wait) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                lock => return lock.with_context(|| format!("cannot lock environment '{name}'")),
+                Err(e) if !wait && e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                lock => return lock.map(Some).with_context(|| format!("cannot lock environment '{name}'")),
             }
         }
     }
 
     /// Waits for the lock of `name`, which must be there when it comes.
     pub(crate) fn of_existing(name: &Name) -> Result<Lock> {
-        match Lock::take_file(record::lock_file(name), false) {
+        match Lock::take_file(record::lock_file(name), false, true) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && !record::dir(name).exists() => {
                 Err(Failure::new(format!("no such environment: {name}")).into())
             }
@@ -52,14 +62,16 @@ impl Lock {
 
     /// Waits for the lock on the file `path`, which is made when there is none.
     pub(crate) fn take(path: PathBuf) -> io::Result<Lock> {
-        Lock::take_file(path, true)
+        Lock::take_file(path, true, true)
     }
 
-    fn take_file(path: PathBuf, make: bool) -> io::Result<Lock> {
+    fn take_file(path: PathBuf, make: bool, wait: bool) -> io::Result<Lock> {
         loop {
             let mut options = OpenOptions::new();
             let file = options.write(true).create(make).truncate(false).mode(0o600).open(&path)?;
-            while let Err(e) = fcntl(&file, FcntlArg::F_SETLKW(&holder::lock())) {
+            let lock = holder::lock();
+            let how = || if wait { FcntlArg::F_SETLKW(&lock) } else { FcntlArg::F_SETLK(&lock) };
+            while let Err(e) = fcntl(&file, how()) {
                 if e != nix::errno::Errno::EINTR {
                     return Err(e.into());
                 }
@@ -96,10 +108,31 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
 
 /// Writes `record` so that a reader, and a crash at any instant, sees the old one or the new one.
 pub(crate) fn save(record: &Record) -> Result<()> {
+    make_findable(record)?;
     let path = record::file(&record.name);
     let mut text = serde_json::to_vec(record)?;
     text.push(b'\n');
     replace(&path, &text, 0o644).with_context(|| format!("cannot write record '{}'", path.display()))
+}
+
+/// Makes what leads from the path of `record` to its name, where that is another than the path gives.
+pub(crate) fn make_findable(record: &Record) -> Result<()> {
+    if Name::of(&record.project())? == record.name {
+        return Ok(());
+    }
+    make_dir(Path::new(record::NAMED), 0o755)?;
+    touch(&record::named_file(&record.name))
+}
+
+/// Makes the empty file `path`; one that is there stays.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map(drop)
+        .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
 /// Replaces the file `path`: written aside, synced, renamed.
@@ -160,6 +193,7 @@ pub(crate) fn forget(name: &Name, lock: Lock) -> Result<()> {
         remove_file(&record::file(name).with_extension("new"))?;
         remove_file(&record::file(name))?;
         remove_file(&record::deleted_file(name))?;
+        remove_file(&record::named_file(name))?;
         lock.remove()?;
         match remove_dir(&dir) {
             // another tool waits for the lock, and has made the file anew: its create goes on
