@@ -187,8 +187,41 @@ lbx-diff|-h|flag|Print help
 lbx-diff|--help|flag|Print help
 lbx-diff|-V|flag|Print version
 lbx-diff|--version|flag|Print version
+lbx-apply|--dry-run|flag|Print what would be done, one step a line, and do nothing
+lbx-apply|-y|flag|Do not ask
+lbx-apply|--yes|flag|Do not ask
+lbx-apply|--force|flag|Take the environment\'s, where both sides have changed
+lbx-apply|--merge|flag|Merge files that both sides have changed, where git holds what they were
+lbx-apply|-0|flag|Paths on standard input end with NUL, not newline
+lbx-apply|--null|flag|Paths on standard input end with NUL, not newline
+lbx-apply|@1|@env|Name, or path of the project
+lbx-apply|@*|@dir|Changed paths, relative to the project [default: all]; \'-\' reads them from standard input
+lbx-apply|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-apply|-q|flag|Print errors only
+lbx-apply|--quiet|flag|Print errors only
+lbx-apply|-v|flag|Say on stderr what is done
+lbx-apply|--verbose|flag|Say on stderr what is done
+lbx-apply|-h|flag|Print help
+lbx-apply|--help|flag|Print help
+lbx-apply|-V|flag|Print version
+lbx-apply|--version|flag|Print version
+lbx-discard|-y|flag|Do not ask
+lbx-discard|--yes|flag|Do not ask
+lbx-discard|-0|flag|Paths on standard input end with NUL, not newline
+lbx-discard|--null|flag|Paths on standard input end with NUL, not newline
+lbx-discard|@1|@env|Name, or path of the project
+lbx-discard|@*|@dir|Changed paths, relative to the project [default: all]; \'-\' reads them from standard input
+lbx-discard|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-discard|-q|flag|Print errors only
+lbx-discard|--quiet|flag|Print errors only
+lbx-discard|-v|flag|Say on stderr what is done
+lbx-discard|--verbose|flag|Say on stderr what is done
+lbx-discard|-h|flag|Print help
+lbx-discard|--help|flag|Print help
+lbx-discard|-V|flag|Print version
+lbx-discard|--version|flag|Print version
 lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
-lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
 lbx-on|@*|@none|The words behind it
 lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
 lbx-on|-h|flag|Print help
@@ -351,6 +384,8 @@ llima-box|env|tool|Creates, starts, stops, repairs and deletes environments
 llima-box|enter|tool|Runs one command inside an environment
 llima-box|ls|tool|Prints one JSON line per environment
 llima-box|diff|tool|Tells what an environment changed of its project
+llima-box|apply|tool|Puts what was changed in an environment into the project
+llima-box|discard|tool|Drops what was changed in an environment
 llima-box|on|tool|Runs one tool at another place
 llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
 llima-box|vm|tool|Ensures the VM: created, running, guest tools in place')
@@ -482,6 +517,6 @@ function __lbx_complete
     end
 end
 
-for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-probe llima-box
+for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-apply lbx-discard lbx-probe llima-box
     complete -c $tool -f -a '(__lbx_complete)'
 end

@@ -20,6 +20,8 @@ pub fn tools() -> Vec<Command> {
         lbx_enter::Cli::command(),
         lbx_ls::Cli::command(),
         lbx_diff::Cli::command(),
+        lbx_apply::Cli::command(),
+        lbx_discard::Cli::command(),
         lbx_on::Cli::command(),
         lbx_probe::Cli::command(),
         lbx_vm::Cli::command(),

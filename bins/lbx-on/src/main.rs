@@ -174,6 +174,7 @@ impl Wanted {
             Some("lbx-env") if self.says("create") => Need::Create,
             Some("llima-box") if self.verb() == Some(OsStr::new("shell")) => Need::Create,
             Some("lbx-probe") if self.says("--list") => Need::Look,
+            Some("lbx-apply") if self.says("--dry-run") => Need::Look,
             Some("lbx-diff" | "lbx-name") => Need::Look,
             _ => Need::Start,
         }
@@ -189,6 +190,12 @@ impl Wanted {
     fn wants_stdin(&self) -> bool {
         match self.tool.to_str() {
             Some("lbx-diff" | "lbx-env" | "lbx-probe") => false,
+            // a list of paths, or the answer to a question
+            Some(tool @ ("lbx-apply" | "lbx-discard")) => {
+                let paths: Vec<_> = self.words.iter().skip_while(|word| *word != "--").skip(2).collect();
+                let asks = tool == "lbx-discard" || paths.is_empty();
+                paths == ["-"] || (asks && !self.says("--yes") && !self.says("--dry-run"))
+            }
             Some("lbx-ls" | "lbx-name") => self.words.iter().any(|word| Path::new(word) == Path::new("-")),
             _ if self.is_wrapper() => !self.says("-n") && !self.says("--no-stdin"),
             _ => true,
@@ -221,6 +228,8 @@ mod tests {
             (&["lbx-probe", "--on", "local", "--", "app-1a2b"], Need::Start),
             (&["lbx-probe", "--on", "local", "--list"], Need::Look),
             (&["lbx-diff", "--on", "local", "--", "app-1a2b"], Need::Look),
+            (&["lbx-apply", "--on", "local", "--dry-run", "--", "app-1a2b"], Need::Look),
+            (&["lbx-apply", "--on", "local", "--", "app-1a2b", "--dry-run"], Need::Start),
             (&["lbx-unknown", "x"], Need::Start),
         ] {
             assert_eq!(wanted(words).need(), need, "{words:?}");
@@ -233,6 +242,12 @@ mod tests {
             (&["lbx-env", "--on", "local", "stop", "--", "a-1a2b"][..], false),
             (&["lbx-probe", "--on", "local", "--", "a-1a2b"], false),
             (&["lbx-diff", "--on", "local", "--", "a-1a2b", "src"], false),
+            (&["lbx-apply", "--on", "local", "--", "a-1a2b"], true),
+            (&["lbx-apply", "--on", "local", "--yes", "--", "a-1a2b"], false),
+            (&["lbx-apply", "--on", "local", "--yes", "--", "a-1a2b", "-"], true),
+            (&["lbx-apply", "--on", "local", "--", "a-1a2b", "src"], false),
+            (&["lbx-discard", "--on", "local", "--", "a-1a2b", "src"], true),
+            (&["lbx-discard", "--on", "local", "--yes", "--", "a-1a2b", "src"], false),
             (&["lbx-ls", "--on", "local", "--"], false),
             (&["lbx-ls", "--on", "local", "--", "-"], true),
             (&["lbx-enter", "--on", "local", "--", "a-1a2b", "cat", "-n"], true),

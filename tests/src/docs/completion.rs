@@ -98,7 +98,7 @@ fn kind(arg: &Arg) -> Result<String> {
         "NAME[=VALUE]" => "@variable".to_owned(),
         "COMMAND" => "@command".to_owned(),
         "VERB" => "@verb".to_owned(),
-        "TOOL" => "lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-probe llima-box".to_owned(),
+        "TOOL" => "lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-probe llima-box".to_owned(),
         "WHEN" => "auto always never".to_owned(),
         "ARG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
         unknown => bail!("no completion is known for {unknown}"),

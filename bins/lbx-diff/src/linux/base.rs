@@ -9,7 +9,7 @@ use lbx::path::JsonPath;
 use lbx::{Name, Result, layer};
 use serde::Deserialize;
 
-use super::layers::Entry;
+use super::layers::{Entry, Kind};
 
 /// Since when what is outside was changed by the person, but for what `lbx-apply` put there.
 pub(crate) struct Base {
@@ -22,6 +22,9 @@ pub(crate) struct Base {
 struct Mark {
     ino: u64,
     ctime: (i64, i64),
+    /// A directory's: what comes and goes in it changes its ctime, too.
+    #[serde(default)]
+    mode: Option<u32>,
 }
 
 /// A line that `lbx-apply` left.
@@ -57,7 +60,11 @@ impl Base {
 
     /// Whether what is at `path` outside is what `lbx-apply` put there.
     pub(crate) fn is_applied(&self, path: &[u8], entry: &Entry) -> bool {
-        self.applied.get(path) == Some(&Mark { ino: entry.inode, ctime: entry.ctime })
+        let is_dir = entry.kind == Kind::Dir;
+        self.applied.get(path).is_some_and(|mark| {
+            let is_of_entry = mark.ctime == entry.ctime || (is_dir && mark.mode == Some(entry.mode));
+            mark.ino == entry.inode && is_of_entry
+        })
     }
 
     /// Whether the directory at `path` outside is the one that `lbx-apply` saw or made there: what came
@@ -86,6 +93,16 @@ mod tests {
 
     fn entry(inode: u64, ctime: (i64, i64)) -> Entry {
         Entry { kind: Kind::File, mode: 0o644, size: 0, target: None, device: (0, 0), inode, ctime, mtime: ctime }
+    }
+
+    #[test]
+    fn a_directory_is_what_was_applied_whatever_came_and_went_in_it() {
+        let base = Base { since: (9, 5), applied: applied(br#"{"path":"d","ino":1,"ctime":[9,9],"mode":493}"#) };
+        let dir = |inode, mode| Entry { kind: Kind::Dir, mode, ..entry(inode, (9, 10)) };
+        assert!(!base.is_changed(b"d", &dir(1, 0o755)));
+        assert!(base.is_changed(b"d", &dir(1, 0o700)), "its mode is its own");
+        assert!(base.is_changed(b"d", &dir(2, 0o755)));
+        assert!(base.is_changed(b"d", &entry(1, (9, 10))), "a file");
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! What is in files: their data, with its holes, and their attributes.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use lbx::{Failure, Result};
+use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::io::Errno;
+
+use super::facts::is_same;
+
+/// How often a file is copied that is written meanwhile.
+const PATIENCE: usize = 3;
+
+/// As much as is merged.
+const MERGED_MAX: u64 = 64 << 20;
+
+/// What `file` holds; `None` where that is much.
+pub(crate) fn small(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    file.take(MERGED_MAX + 1).read_to_end(&mut text)?;
+    Ok((text.len() as u64 <= MERGED_MAX).then_some(text))
+}
+
+pub(crate) fn have_same_text(a: &File, b: &File) -> io::Result<bool> {
+    let (mut one, mut other) = (io::BufReader::new(a), vec![0; 64 << 10]);
+    let mut b = b;
+    let same = loop {
+        let size = b.read(&mut other)?;
+        if size == 0 {
+            break one.read(&mut [0])? == 0;
+        }
+        let mut part = vec![0; size];
+        match one.read_exact(&mut part) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break false,
+            read => read?,
+        }
+        if part != other[..size] {
+            break false;
+        }
+    };
+    let mut a = a;
+    a.rewind()?;
+    Ok(same)
+}
+
+/// Copies `from`, holes and all; once more where it is written meanwhile.
+pub(crate) fn copy(from: &File, to: &File) -> Result<()> {
+    for _ in 0..PATIENCE {
+        let before = fstat(from)?;
+        to.set_len(0)?;
+        copy_data(from, to, before.st_size.try_into().unwrap_or(0))?;
+        if is_same(&fstat(from)?, &before) {
+            return Ok(());
+        }
+    }
+    Err(Failure::new("it is written inside all the while").hint("once more, when it is at rest").into())
+}
+
+fn copy_data(from: &File, to: &File, size: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        let data = match seek(from, SeekFrom::Data(at)) {
+            // nothing but a hole
+            Err(Errno::NXIO) => break,
+            // no file system that tells
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            data => data?,
+        };
+        let end = match seek(from, SeekFrom::Hole(data)) {
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => size,
+            end => end?.min(size),
+        };
+        if data >= end {
+            break;
+        }
+        let (mut from, mut to) = (from, to);
+        from.seek(io::SeekFrom::Start(data))?;
+        to.seek(io::SeekFrom::Start(data))?;
+        if io::copy(&mut from.take(end - data), &mut to)? < end - data {
+            break;
+        }
+        at = end;
+    }
+    to.set_len(size)
+}
+
+/// The name of what `fd` is open on, for calls that take no descriptor of its kind.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The `user.*` attributes of what `fd` is open on, which may be open for nothing but its name.
+pub(crate) fn attributes(fd: BorrowedFd<'_>) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    let itself = proc_path(fd);
+    let mut names = match rustix::fs::listxattr_query(itself.as_path()) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+        size => vec![0; size?],
+    };
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let size = rustix::fs::listxattr(itself.as_path(), &mut names[..])?;
+    names.truncate(size);
+    let mut found = Vec::new();
+    for name in names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")) {
+        let name = CString::new(name).map_err(io::Error::other)?;
+        let mut value = vec![0; rustix::fs::getxattr_query(itself.as_path(), name.as_c_str())?];
+        let size = rustix::fs::getxattr(itself.as_path(), name.as_c_str(), &mut value[..])?;
+        value.truncate(size);
+        found.push((name, value));
+    }
+    Ok(found)
+}
+
+/// Gives what `fd` is open on the attributes `wanted`, and no others. A file system without any has none
+/// to set.
+pub(crate) fn set_attributes(fd: BorrowedFd<'_>, wanted: &[(CString, Vec<u8>)]) -> io::Result<()> {
+    let own = attributes(fd)?;
+    let itself = proc_path(fd);
+    let done = |result| match result {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NODATA) => Ok(()),
+        Err(e) => Err(io::Error::from(e)),
+    };
+    for (name, _) in own.iter().filter(|(name, _)| !wanted.iter().any(|(other, _)| other == name)) {
+        done(rustix::fs::removexattr(itself.as_path(), name.as_c_str()))?;
+    }
+    for (name, value) in wanted.iter().filter(|attribute| !own.contains(attribute)) {
+        done(rustix::fs::setxattr(itself.as_path(), name.as_c_str(), value, rustix::fs::XattrFlags::empty()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,622 @@
+//! `lbx-apply` and `lbx-discard`: what was changed inside a copy-on-write project comes out as far as the
+//! person wants it, and nothing of theirs is lost.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lbx_tests::place::HERE;
+use lbx_tests::{Command, Place, Project, Pty, User, errors, installed, near, only_at, scaled, text, tool, tool_file};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+/// Everything that is to be the same on both sides.
+const PICTURE: &str =
+    "find . -mindepth 1 ! -type d -printf '%P %y %m %s %l\\n' -o -mindepth 1 -printf '%P %y %m\\n' | LC_ALL=C sort
+    find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum";
+/// Everything about the project, but for when it was read.
+const WHOLE: &str = "find . -printf '%p %y %m %U %G %n %i %s %C@ %T@ %l\\n' | sort; find . -type f -print0 | sort -z |
+    xargs -0r sha256sum";
+
+/// A project with `script` done in it, and a copy-on-write environment.
+fn project(script: &str) -> Project {
+    let project = Project::new();
+    outside(&project, script);
+    project.create(&["--project", "cow"]);
+    project
+}
+
+/// Runs `script` in the project, as whoever owns it.
+fn outside(project: &Project, script: &str) -> String {
+    near(&format!("cd '{}'; {script}", project.str()))
+}
+
+/// `lbx-apply OPTIONS PROJECT PATHS`
+fn apply(project: &Project, options: &[&str], paths: &[&str]) -> Command {
+    of_changes("lbx-apply", project, options, paths)
+}
+
+fn of_changes(name: &str, project: &Project, options: &[&str], paths: &[&str]) -> Command {
+    let mut command = tool(name);
+    command.args(options).arg("--").arg(project.path()).args(paths);
+    command
+}
+
+/// What `lbx-diff` prints with `options`.
+fn diff(project: &Project, options: &[&str]) -> Vec<u8> {
+    let mut command = tool("lbx-diff");
+    command.args(options).arg("--").arg(project.path()).output().expect("lbx-diff runs").stdout
+}
+
+fn lines(project: &Project) -> String {
+    String::from_utf8_lossy(&diff(project, &[])).replace('\t', " ")
+}
+
+const LAID_OUT: &str =
+    "mkdir -p src/deep empty gone/sub; for f in src/a src/b src/deep/c src/run gone/x gone/sub/y same todir; do
+    echo $f >$f; done; chmod 750 src/run; ln -s src/a link; ln src/b hard; mkdir tofile; echo x >tofile/x";
+const SESSION: &str = "echo more >>src/a; echo new >made; mkdir -p dir/below; echo x >dir/below/file; rm src/deep/c
+    mv src/b src/moved; chmod 600 src/run; rm link; ln -s made link; rm -r empty; mkdir empty; echo in >empty/now
+    rm -r gone; rm -r tofile; echo f >tofile; rm todir; mkdir todir; echo t >todir/t; chmod 700 src; ln made made2
+    mkdir shut; echo s >shut/s; chmod 555 shut; ln -s ../made dir/up; touch same; truncate -s 9M sparse; echo e >>sparse";
+
+#[test]
+fn what_was_changed_inside_comes_out_whole_and_nothing_before_that() {
+    let project = project(LAID_OUT);
+    let before = outside(&project, WHOLE);
+    project.sh(SESSION);
+    let seen = project.sh(PICTURE);
+    assert_eq!(outside(&project, WHOLE), before, "a session");
+    let plan = text(apply(&project, &["--dry-run"], &[]).assert().success().stderr(""));
+    assert_eq!(outside(&project, WHOLE), before, "a plan");
+    assert!(plan.contains("make directory 0755 dir/below\n") && plan.contains("set mode 0700 src\n"), "{plan}");
+    apply(&project, &["-y"], &[]).assert().success().stdout("").stderr("");
+    assert_eq!(outside(&project, PICTURE), seen);
+    assert_eq!(lines(&project), "");
+    assert_eq!(project.sh(PICTURE), seen, "inside it is as it was");
+    let applied = outside(&project, WHOLE);
+    apply(&project, &["-y"], &[]).assert().success().stderr("");
+    assert_eq!(outside(&project, WHOLE), applied, "once is enough");
+    project.must("stop");
+    assert_eq!(project.sh(PICTURE), seen, "after a stop");
+}
+
+#[test]
+fn a_part_comes_out_and_no_more_than_that_however_it_is_named() {
+    let session = "echo more >>src/a; rm src/deep/c; mkdir -p new/dir; echo x >new/dir/x; echo y >new/y; echo z >z";
+    let part = "A new/\nA new/dir/\nA new/dir/x\nA new/y\nA z\n";
+    for (options, input) in [
+        (&[][..], &[][..]),
+        (&[], &["-z"][..]),
+        (&[], &["--json"]),
+        (&[], &[""]),
+        (&[], &["--name-only"]),
+        (&["-0"], &["-z", "--name-only"]),
+    ] {
+        let project = project(LAID_OUT);
+        project.sh(session);
+        let mut command = match input {
+            [] => apply(&project, options, &["src/deep/", "./src/a"]),
+            _ => {
+                let input: Vec<&str> = input.iter().copied().filter(|word| !word.is_empty()).collect();
+                let mut list = tool("lbx-diff");
+                list.args(&input).arg("--").arg(project.path()).arg("src");
+                let mut command = apply(&project, options, &["-"]);
+                command.write_stdin(list.output().unwrap().stdout);
+                command
+            }
+        };
+        command.assert().success().stderr("");
+        assert_eq!(lines(&project), part, "{options:?} {input:?}");
+        apply(&project, &[], &["new/dir/x"]).assert().success();
+        assert_eq!(lines(&project), "A new/y\nA z\n", "with the directories on the way");
+        apply(&project, &[], &["-"]).write_stdin("").assert().success();
+        apply(&project, &[], &["nothing"]).assert().success().stderr(contains("nothing was changed: 'nothing'"));
+        apply(&project, &[], &["../x"]).assert().code(2).stderr(contains("not in the project"));
+        apply(&project, &[], &["-", "x"]).assert().code(2);
+        apply(&project, &[], &["-"])
+            .write_stdin("{\"nonsense\n")
+            .assert()
+            .code(1)
+            .stderr(contains("cannot understand"));
+        assert_eq!(lines(&project), "A new/y\nA z\n");
+        // what was left out of a list stays out, though its directory is in it
+        project.sh("mkdir more; echo 1 >more/1; echo 2 >more/2");
+        let list: Vec<u8> = diff(&project, &[])
+            .split_inclusive(|b| *b == b'\n')
+            .filter(|l| !l.ends_with(b"2\n"))
+            .collect::<Vec<_>>()
+            .concat();
+        apply(&project, &[], &["-"]).write_stdin(list).assert().success();
+        assert_eq!(lines(&project), "A more/2\n");
+    }
+}
+
+#[test]
+fn what_both_sides_changed_is_named_and_left_alone() {
+    let project = project(LAID_OUT);
+    project.sh("for f in src/a same src/run; do echo inside >>$f; done; rm gone/x; echo inside >new; echo inside >mine; ln -s a l");
+    outside(&project, "for f in src/a gone/x new l; do echo outside >>$f; done; rm same");
+    let before = outside(&project, "cat src/a gone/x new l; ! ls same 2>/dev/null");
+    let assert = apply(&project, &["-y"], &[]).assert().code(1).stdout("");
+    let said = errors(assert);
+    for path in ["gone/x", "l", "new", "src/a"] {
+        assert!(said.contains(&format!("lbx-apply: conflict: '{path}': changed in the project, too\n")), "{said}");
+    }
+    assert!(said.contains("lbx-apply: conflict: 'same': gone from the project\n"), "{said}");
+    assert!(
+        said.ends_with("hint: --force takes the environment's, --merge merges files, lbx-discard drops it\n"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 6, "{said}");
+    assert_eq!(outside(&project, "cat src/a gone/x new l; ! ls same 2>/dev/null"), before);
+    assert_eq!(outside(&project, "cat mine; tail -n 1 src/run"), "inside\ninside\n", "the rest is applied");
+    // what was applied is no conflict with what is changed later
+    project.sh("echo again >mine");
+    apply(&project, &[], &["mine"]).assert().success();
+    outside(&project, "echo outside >mine");
+    project.sh("echo once more >mine");
+    apply(&project, &[], &["mine"]).assert().code(1);
+    apply(&project, &["--force", "-y"], &[]).assert().success().stderr("");
+    assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+}
+
+#[test]
+fn a_directory_in_which_the_person_made_something_is_not_removed() {
+    let project = project(LAID_OUT);
+    project.sh("rm -r gone tofile; echo f >tofile");
+    outside(&project, "echo mine >gone/sub/mine; echo mine >tofile/mine");
+    apply(&project, &["-y"], &[]).assert().code(1).stderr(contains("'gone/sub'").and(contains("'tofile'")));
+    assert_eq!(outside(&project, "cat gone/sub/mine tofile/mine"), "mine\nmine\n");
+    apply(&project, &["-y", "--force"], &[]).assert().success();
+    assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+}
+
+#[test]
+fn files_that_both_sides_changed_are_merged_where_git_holds_what_they_were() {
+    if !installed(&["git"]) {
+        return;
+    }
+    let project = Project::new();
+    let commit = "git -c user.name=x -c user.email=x@x commit -qm x";
+    outside(&project, &format!("git init -q .; seq 9 >f; seq 9 >g; git add .; {commit}; seq 9 >untracked; sleep 2"));
+    project.create(&["--project", "cow"]);
+    project.sh("for f in f g untracked; do sed -i 's/^2$/inside/' $f; done");
+    outside(
+        &project,
+        &format!(
+            "sed -i 's/^8$/outside/' f untracked; sed -i 's/^2$/outside/' g; git commit -q -a -m y --author 'x <x@x>' -c x 2>/dev/null || {commit} -a"
+        ),
+    );
+    let said = errors(apply(&project, &["-y", "--merge"], &[]).assert().code(1));
+    assert!(
+        said.contains("conflict: 'g': changed in the project, too, and cannot be merged: both changed the same lines"),
+        "{said}"
+    );
+    assert!(
+        said.contains("conflict: 'untracked': changed in the project, too, and cannot be merged: git does not hold"),
+        "{said}"
+    );
+    assert_eq!(project.read("f"), "1\ninside\n3\n4\n5\n6\n7\noutside\n9\n");
+    assert!(project.read("g").contains("outside") && project.read("untracked").contains("outside"));
+    // that it is there is no leave to overwrite the person's part
+    apply(&project, &["-y"], &["f"]).assert().code(1);
+    apply(&project, &["-y", "--merge"], &["f"]).assert().success();
+    assert_eq!(project.read("f"), "1\ninside\n3\n4\n5\n6\n7\noutside\n9\n");
+}
+
+#[test]
+fn all_is_applied_after_a_question_and_elsewhere_with_a_word() {
+    let project = project(LAID_OUT);
+    project.sh("echo 1 >one; echo 2 >two");
+    apply(&project, &[], &[]).assert().code(1).stderr(contains("no terminal").and(contains("hint: -y")));
+    let words = |name: &str| [tool_file(name).into_os_string(), project.path().into()];
+    let mut pty = Pty::run(&words("lbx-apply"));
+    pty.expect("Apply 2 changes to");
+    pty.send("\r");
+    assert_eq!(pty.wait().code(), Some(1));
+    assert_eq!(lines(&project), "A one\nA two\n");
+    let mut pty = Pty::run(&words("lbx-apply"));
+    pty.expect("[y/N]");
+    pty.send("y\r");
+    assert_eq!(pty.wait().code(), Some(0));
+    assert_eq!(lines(&project), "");
+    project.sh("echo 3 >three");
+    of_changes("lbx-discard", &project, &[], &["three"]).assert().code(1).stderr(contains("hint: -y"));
+    project.must("stop");
+    let mut pty = Pty::run(&words("lbx-discard"));
+    pty.expect("Discard 1 change of");
+    pty.send("y\r");
+    assert_eq!(pty.wait().code(), Some(0));
+    assert_eq!(lines(&project), "");
+}
+
+#[test]
+fn what_is_discarded_is_as_the_project_has_it() {
+    let project = project(LAID_OUT);
+    let seen = project.sh(PICTURE);
+    project.sh(SESSION);
+    let discard = |paths: &[&str]| of_changes("lbx-discard", &project, &["-y"], paths);
+    discard(&[]).assert().code(1).stderr(contains("hint: lbx-env stop"));
+    project.must("stop");
+    let count = lines(&project).lines().count();
+    discard(&["made", "src/a"]).assert().success();
+    assert_eq!(lines(&project).lines().count(), count - 2);
+    discard(&["-"]).write_stdin("").assert().success();
+    assert_eq!(lines(&project).lines().count(), count - 2);
+    // a directory of a list goes when all in it does
+    let list = lines(&project).replace(' ', "\t");
+    let of_dir: String = list.split_inclusive('\n').filter(|l| l.contains("\tdir/") && !l.contains("up")).collect();
+    discard(&["-"]).write_stdin(of_dir).assert().success();
+    assert!(lines(&project).contains("A dir/\nA dir/up\n"), "{}", lines(&project));
+    discard(&["-"]).write_stdin(diff(&project, &["--json"])).assert().success();
+    assert_eq!(lines(&project), "");
+    assert_eq!(project.sh(PICTURE), seen);
+}
+
+#[test]
+fn what_leads_out_and_what_is_no_file_must_be_named() {
+    let project = project("mkdir d");
+    project.sh("ln -s /etc/passwd out; ln -s ../../x d/up; ln -s ../x d/in; mkfifo fifo; ln -s \"$PWD/d\" own");
+    let said = errors(apply(&project, &["-y"], &[]).assert().code(1));
+    for path in ["out", "d/up", "fifo"] {
+        assert!(said.contains(&format!("refused: '{path}'")), "{said}");
+    }
+    assert_eq!(lines(&project), "A d/up\nA fifo\nA out\n");
+    apply(&project, &[], &["-"]).write_stdin(diff(&project, &["-z"])).assert().code(1);
+    assert_eq!(lines(&project), "A d/up\nA fifo\nA out\n", "a list is no name on the command line");
+    apply(&project, &[], &["out", "fifo", "d/up"]).assert().success().stderr("");
+    assert_eq!(lines(&project), "");
+    assert_eq!(std::fs::read_link(project.path().join("out")).unwrap(), Path::new("/etc/passwd"));
+}
+
+#[test]
+fn a_hostile_name_is_shown_escaped_and_applied_as_it_is() {
+    let project = project("mkdir d");
+    project.sh("touch -- \"d/$(printf 'a\\n\\033[2Jb')\" \"$(printf '\\377')\" '-y' \"$(printf 'A\\tx')\" '\"q\"' '{j}'; echo x >x");
+    outside(&project, "echo mine >\"d/$(printf 'a\\n\\033[2Jb')\"");
+    let said = errors(apply(&project, &["-y", "-v"], &[]).assert().code(1));
+    assert!(said.contains("conflict: 'd/a\\n\\u{1b}[2Jb'"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+    apply(&project, &["--force"], &["-"]).write_stdin(diff(&project, &[])).assert().success();
+    assert_eq!(lines(&project), "");
+    for options in [&[][..], &["--json"], &["-z"], &["--name-only"]] {
+        project.sh("for f in ./* d/*; do [ -d \"$f\" ] || echo more >>\"$f\"; done");
+        apply(&project, &[], &["-"]).write_stdin(diff(&project, options)).assert().success().stderr("");
+        assert_eq!(lines(&project), "", "{options:?}");
+        assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+    }
+}
+
+#[test]
+fn what_is_applied_belongs_to_the_person_and_nobody_else_applies_it() {
+    if !only_at(&[Place::Local], "sudo says who calls where it is run") {
+        return;
+    }
+    let (ada, bob) = (User::sudoer(), User::sudoer());
+    let project = Project::owned_by(&ada);
+    std::fs::write(project.path().join("set-id"), "x").unwrap();
+    std::os::unix::fs::chown(project.path().join("set-id"), Some(ada.uid), Some(ada.gid)).unwrap();
+    std::fs::set_permissions(project.path().join("set-id"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let as_sudo = |user: &User, tool_name: &str| {
+        let mut command = tool(tool_name);
+        // as sudo says who calls
+        command.env("SUDO_UID", user.uid.to_string()).env("SUDO_GID", user.gid.to_string());
+        command
+    };
+    let mut create = as_sudo(&ada, "lbx-env");
+    create.args(["create", "--project", "cow", "--"]).arg(project.path()).assert().success();
+    project.sh("mkdir d; echo x >d/f; ln -s f d/l; mkfifo d/p; echo y >>set-id; chmod 640 d/f");
+    as_sudo(&bob, "lbx-apply").arg("-y").arg(project.path()).assert().code(1).stderr(contains("not to you"));
+    assert!(!project.path().join("d").exists());
+    as_sudo(&ada, "lbx-apply").arg("-y").arg(project.path()).assert().code(1);
+    as_sudo(&ada, "lbx-apply").arg(project.path()).arg("d/p").assert().success();
+    for file in ["d", "d/f", "d/l", "d/p", "set-id"] {
+        let meta = project.path().join(file).symlink_metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (ada.uid, ada.gid), "{file}");
+        assert_eq!(meta.mode() & 0o7000, 0, "{file}");
+    }
+    // root applies for the owner
+    project.sh("echo z >z");
+    apply(&project, &["-y"], &[]).assert().success();
+    assert_eq!(project.path().join("z").metadata().unwrap().uid(), ada.uid);
+}
+
+#[test]
+fn an_environment_without_a_layer_has_nothing_to_apply() {
+    let project = Project::new();
+    project.create(&[]);
+    let hint = "hint: lbx-env set --project cow";
+    apply(&project, &["-y"], &[]).assert().code(1).stderr(contains("nothing to apply").and(contains(hint)));
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
+    if !only_at(&HERE, "what is killed is here") {
+        return;
+    }
+    let limit = Instant::now() + scaled(Duration::from_secs(20));
+    let mut killed = 0;
+    let mut wait = 400;
+    for round in 0..60 {
+        let project = project(
+            "mkdir -p old/sub mod; for n in $(seq 150); do echo $n >old/$n; echo $n >old/sub/$n; echo $n >mod/$n; done",
+        );
+        project.sh(
+            "rm -r old; mkdir -p new/sub; for n in $(seq 150); do echo x$n >new/$n; echo x$n >new/sub/$n; echo x$n >mod/$n; done
+             chmod 555 new/sub; rm mod/1; mkdir mod/1; echo x >mod/1/x; ln -s 2 mod/l",
+        );
+        let seen = project.sh(PICTURE);
+        loop {
+            let mut command = lbx_tests::std_command(tool_file("lbx-apply"));
+            let mut child = command.args(["-y", "--"]).arg(project.path()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(wait));
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            killed += 1;
+            // ever later, by steps that have no common measure
+            wait = 400 + (wait * 7 + 1237 * (round + 1)) % 90_000;
+        }
+        apply(&project, &["-y"], &[]).assert().success().stderr("");
+        assert_eq!(outside(&project, PICTURE), seen, "killed {killed} times");
+        assert_eq!(lines(&project), "");
+        if Instant::now() > limit {
+            break;
+        }
+    }
+    eprintln!("killed {killed} times");
+    assert!(killed > 10, "{killed}");
+}
+
+#[test]
+fn a_directory_that_is_swapped_for_a_link_meanwhile_is_not_followed() {
+    if !only_at(&[Place::Local], "the race is run here") {
+        return;
+    }
+    let victim = Project::named("victim");
+    victim.write("precious", "kept");
+    let project = project("mkdir d; for n in $(seq 50); do echo $n >d/$n; done");
+    project.sh("rm d/?; for n in $(seq 10 90); do echo x >d/$n; done; echo x >d/precious");
+    symlink(victim.path(), project.path().join("link")).unwrap();
+    let ended = Arc::new(AtomicBool::new(false));
+    let (dir, link, told) = (project.path().join("d"), project.path().join("link"), ended.clone());
+    let swapping = std::thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            std::thread::sleep(Duration::from_micros(150));
+        }
+    });
+    for _ in 0..40 {
+        let _ = apply(&project, &["-y", "--force"], &[]).output().unwrap();
+    }
+    ended.store(true, Ordering::Relaxed);
+    swapping.join().unwrap();
+    assert_eq!(near(&format!("ls -A '{}'", victim.str())), "precious\n");
+    assert_eq!(victim.read("precious"), "kept");
+}
+
+#[test]
+fn one_at_a_time_applies() {
+    if !only_at(&HERE, "the lock is held here") {
+        return;
+    }
+    let project = project("");
+    project.sh("echo x >x");
+    let dir = std::fs::File::open(Path::new("/var/lib/llima-box/envs").join(project.name()).join("project")).unwrap();
+    rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    apply(&project, &["-y"], &[]).assert().code(1).stderr(contains("another lbx-apply"));
+    drop(dir);
+    apply(&project, &["-y"], &[]).assert().success();
+}
+
+/// A shell inside that stays.
+struct Session {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Session {
+    fn of(project: &Project) -> Session {
+        let words = project.enter_words(&["sh"]);
+        let mut child = lbx_tests::std_command(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Session { child, input, output }
+    }
+
+    /// Runs `script`, whatever comes of it, and returns what it prints.
+    fn run(&mut self, script: &str) -> String {
+        writeln!(self.input, "cd \"$LBX_PROJECT\"\n{script}\necho '=end'").unwrap();
+        let mut text = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the session ended: {script}");
+            if line == "=end\n" {
+                return text;
+            }
+            text.push_str(&line);
+        }
+    }
+
+    fn end(self) {
+        let Session { mut child, input, .. } = self;
+        drop(input);
+        child.wait().unwrap();
+    }
+}
+
+/// What lies at each path: its kind, mode, and content or target.
+type Tree = BTreeMap<String, String>;
+
+const TREE: &str = "find . -mindepth 1 -type l -printf '%P l %l\\n' -o -mindepth 1 -type d -printf '%P d %m\\n'
+    find . -type f | while read -r f; do printf '%s f %s %s\\n' \"${f#./}\" \"$(stat -c %a \"$f\")\" \"$(cat \"$f\")\"; done";
+
+fn tree(text: &str) -> Tree {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(path, what)| (path.to_owned(), what.to_owned()))
+        .collect()
+}
+
+/// Numbers that come again with the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len())]
+    }
+}
+
+const PATHS: [&str; 12] = ["a", "b", "c", "d", "d/a", "d/b", "d/e", "d/e/a", "d/e/b", "f", "f/a", "f/g/a"];
+
+/// Something that an agent does; it may fail, as it may in life.
+fn deed(random: &mut Random, count: usize) -> String {
+    let (one, other) = (random.of(&PATHS), random.of(&PATHS));
+    match random.below(12) {
+        0..=2 => format!("echo agent{count} >{one}"),
+        3 => format!("rm -rf {one}; mkdir -p $(dirname {one}); echo agent{count} >{one}"),
+        4 => format!("rm -rf {one}"),
+        5 => format!("rm -rf {one}; mkdir -p {one}"),
+        6 => format!("mkdir -p {one}; echo agent{count} >{one}/a"),
+        7 => format!("mv {one} {other}"),
+        8 => format!("rm -f {one}; ln -s {} {one}", random.of(&["a", "b", "e/a", "../a", "/etc/passwd"])),
+        // of a directory that is shut, the shell that looks sees nothing
+        9 => format!(
+            "[ -d {one} ] && chmod {} {one} || chmod {} {one}",
+            random.of(&["700", "750"]),
+            random.of(&["600", "755"])
+        ),
+        10 => format!("ln {one} {other}"),
+        _ => format!("echo agent{count} >.new; mv .new {one}"),
+    }
+}
+
+/// Something that the person does outside.
+fn persons_deed(random: &mut Random, count: usize) -> String {
+    let one = random.of(&PATHS);
+    match random.below(6) {
+        0..=1 => format!("[ ! -f {one} ] || echo person{count} >{one}"),
+        2 => format!("mkdir -p $(dirname {one}) && echo person{count} >.mine && mv -T .mine {one}; rm -f .mine"),
+        3 => format!("rm -f {one}"),
+        4 => format!("mkdir -p {one}; echo person{count} >{one}/mine{count}"),
+        _ => format!("mv {one} moved{count}"),
+    }
+}
+
+/// Sequences of deeds on both sides, as many as fit into the time: what the person wrote is there after
+/// an apply, what was applied is as it is inside, and all else as it was.
+#[test]
+fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
+    if !only_at(&[Place::Local], "it is about files, wherever they are") {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("LBX_TEST_SEED").unwrap_or(0x1b0c_5eed);
+    let most = number("LBX_TEST_SEQUENCES");
+    let limit = Instant::now() + Duration::from_secs(if most.is_some() { 86400 } else { 25 });
+    let (mut sequences, mut applied, mut conflicts, mut count) = (0u64, 0, 0, 0);
+    while Instant::now() < limit && most.is_none_or(|most| sequences < most) {
+        let mut random = Random(seed.wrapping_add(sequences.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
+        let project = project("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
+        // what the person wrote and nobody has taken from them
+        let mut persons_files = Tree::new();
+        let mut session = Session::of(&project);
+        for round in 0..4 {
+            let told = format!("seed {seed}, sequence {sequences}, round {round}");
+            let mut deeds = Vec::new();
+            for _ in 0..=random.below(8) {
+                count += 1;
+                deeds.push(deed(&mut random, count));
+            }
+            let before = random.below(2) == 0;
+            let mut persons = Vec::new();
+            for _ in 0..random.below(4) {
+                count += 1;
+                persons.push(persons_deed(&mut random, count));
+            }
+            let told = format!(
+                "{told}\n inside: {deeds:#?}\n outside ({}): {persons:#?}",
+                if before { "first" } else { "then" }
+            );
+            let script = format!("umask 022\n{}", deeds.join("\n"));
+            let person = format!("umask 022; cd '{}'\n{}\n:", project.str(), persons.join("\n"));
+            let mut person = || {
+                let was = tree(&outside(&project, TREE));
+                lbx_tests::command("sh").args(["-c", &person]).assert().success();
+                let is = tree(&outside(&project, TREE));
+                persons_files.retain(|path, what| is.get(path) == Some(what));
+                let written =
+                    |(path, what): &(&String, &String)| what.contains(" person") && was.get(*path) != Some(what);
+                persons_files.extend(is.iter().filter(written).map(|(path, what)| (path.clone(), what.clone())));
+            };
+            if before {
+                person();
+            }
+            session.run(&script);
+            if !before {
+                person();
+            }
+            let inside = tree(&session.run(TREE));
+            let was = tree(&outside(&project, TREE));
+            let changes: Vec<serde_json::Value> = String::from_utf8_lossy(&diff(&project, &["--json"]))
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            let output = apply(&project, &["-y"], &[]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is = tree(&outside(&project, TREE));
+            let mut is_left = 0;
+            for change in &changes {
+                let path = change["path"].as_str().unwrap();
+                let (conflict, named) = (change["conflict"] == true, said.contains(&format!("'{path}'")));
+                if conflict || named {
+                    is_left += 1;
+                    let kept = is.get(path) == was.get(path);
+                    assert!(kept, "{path} was left, but is another\n{told}\n{said}\n{was:#?}\n{is:#?}");
+                    assert!(named, "{path} is in conflict, and nobody says so\n{told}\n{said}");
+                } else {
+                    applied += 1;
+                    let same = is.get(path) == inside.get(path);
+                    assert!(same, "{path} is not what it is inside\n{told}\n{said}\n{inside:#?}\n{is:#?}");
+                }
+            }
+            conflicts += is_left;
+            for (path, what) in &was {
+                let is_change = changes.iter().any(|change| change["path"] == path.as_str());
+                if !is_change || persons_files.get(path) == Some(what) {
+                    assert_eq!(is.get(path), Some(what), "{path}\n{told}\n{said}\n{changes:#?}");
+                }
+            }
+            for path in is.keys().filter(|path| !was.contains_key(*path)) {
+                assert!(inside.contains_key(path), "{path} came from nowhere\n{told}\n{said}");
+            }
+            assert_eq!(output.status.code(), Some(i32::from(is_left > 0 || !said.is_empty())), "{told}\n{said}");
+        }
+        session.end();
+        sequences += 1;
+    }
+    eprintln!("{sequences} sequences, {applied} changes applied, {conflicts} left");
+    assert!(sequences > 3 && applied > 20 && conflicts > 5);
+}
