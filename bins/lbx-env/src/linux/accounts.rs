@@ -28,6 +28,8 @@ pub(crate) const HOLDER: &str = "lbx-holder";
 const GECOS: &str = "llima-box";
 /// Comment, home and shell of all that are ours.
 const NOBODY: &str = "llima-box:/nonexistent:/usr/sbin/nologin";
+/// Those of the group and of the holders' account are among these.
+const SYSTEM_IDS: std::ops::RangeInclusive<u32> = 100..=999;
 /// As long as `lckpwdf(3)` waits.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
 /// Remembers the uid given out last, so that a freed one is reused last. Losing it costs nothing.
@@ -48,8 +50,8 @@ pub(crate) struct Accounts {
     group: Table,
     shadow: Table,
     gshadow: Table,
-    /// How many lines of passwd and group have each number, up to the last of [`IDS`].
-    taken: Vec<u16>,
+    /// How many lines of passwd and group have each number.
+    taken: Taken,
     last_uid: Option<u32>,
     _lock: File,
 }
@@ -83,12 +85,8 @@ impl Accounts {
         }
         let names: BTreeSet<&[u8]> =
             names.iter().map(|name| name.as_str()).chain([GROUP, HOLDER]).map(str::as_bytes).collect();
-        let mut taken = vec![0; *IDS.end() as usize + 1];
-        let mut take = |rest: &[u8]| {
-            if let Some(number) = number(rest).and_then(|number| taken.get_mut(number as usize)) {
-                *number += 1;
-            }
-        };
+        let mut taken = Taken::default();
+        let mut take = |rest: &[u8]| number(rest).into_iter().for_each(|number| taken.add(number));
         Ok(Accounts {
             passwd: Table::read("/etc/passwd", &names, &mut take)?,
             group: Table::read("/etc/group", &names, &mut take)?,
@@ -131,7 +129,7 @@ impl Accounts {
         let Ids { uid, gid } = ids;
         if had.is_none() {
             for id in [uid, gid, own] {
-                self.taken.get_mut(id as usize).into_iter().for_each(|count| *count += 1);
+                self.taken.add(id);
             }
         }
         self.passwd.set(name.as_str(), &format!("x:{uid}:{gid}:{NOBODY}"));
@@ -193,7 +191,7 @@ impl Accounts {
 
     /// A number that nobody has, as late after the one given out last as may be.
     fn fresh(&self, name: &Name) -> Result<u32> {
-        let highest = || IDS.rev().find(|id| self.taken[*id as usize] > 0);
+        let highest = || IDS.rev().find(|id| self.taken.count(*id) > 0);
         let last = self.last_uid.or_else(last_uid).or_else(highest);
         let from = last.filter(|id| IDS.contains(id)).map_or(*IDS.start(), |id| id + 1);
         let free = (from..=*IDS.end()).chain(*IDS.start()..from).find(|id| self.is_free(*id, name));
@@ -203,7 +201,7 @@ impl Accounts {
     /// Whether `id` is one of environments', and no other than `name` has it.
     fn is_free(&self, id: u32, name: &Name) -> bool {
         let own = |table: &Table| table.numbers_of(name.as_str()).filter(|number| *number == id).count();
-        IDS.contains(&id) && usize::from(self.taken[id as usize]) == own(&self.passwd) + own(&self.group)
+        IDS.contains(&id) && self.taken.count(id) == own(&self.passwd) + own(&self.group)
     }
 
     /// Whether there is a group of that name which no environment was given.
@@ -216,13 +214,13 @@ impl Accounts {
     fn add_system(&mut self) -> Result<()> {
         if self.group.line(GROUP).is_none() {
             let gid = self.free_system()?;
-            self.taken[gid as usize] += 1;
+            self.taken.add(gid);
             self.group.set(GROUP, &format!("x:{gid}:"));
             self.gshadow.set(GROUP, "!::");
         }
         if self.passwd.line(HOLDER).is_none() {
             let id = self.free_system()?;
-            self.taken[id as usize] += 1;
+            self.taken.add(id);
             self.passwd.set(HOLDER, &format!("x:{id}:{id}:{NOBODY}"));
             self.group.set(HOLDER, &format!("x:{id}:"));
             self.shadow.set(HOLDER, "!*:0:0:99999:7::1:");
@@ -232,8 +230,31 @@ impl Accounts {
     }
 
     fn free_system(&self) -> Result<u32> {
-        let free = (100..=999).rev().find(|id| self.taken[*id as usize] == 0);
+        let free = SYSTEM_IDS.rev().find(|id| self.taken.count(*id) == 0);
         free.context("no system uid is free (100-999)")
+    }
+}
+
+/// How often numbers are taken that may be given out, the system's first; no others are counted.
+#[derive(Debug, Default)]
+struct Taken(Vec<u16>);
+
+impl Taken {
+    fn place(id: u32) -> Option<usize> {
+        let from = if SYSTEM_IDS.contains(&id) { *SYSTEM_IDS.start() } else { *IDS.start() - SYSTEM_IDS.end() };
+        (SYSTEM_IDS.contains(&id) || IDS.contains(&id)).then(|| (id - from) as usize)
+    }
+
+    fn add(&mut self, id: u32) {
+        let Some(place) = Taken::place(id) else { return };
+        if self.0.len() <= place {
+            self.0.resize(place + 1, 0);
+        }
+        self.0[place] = self.0[place].saturating_add(1);
+    }
+
+    fn count(&self, id: u32) -> usize {
+        Taken::place(id).and_then(|place| self.0.get(place)).map_or(0, |count| usize::from(*count))
     }
 }
 
