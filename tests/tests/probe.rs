@@ -17,7 +17,7 @@ use serde_json::Value;
 
 /// Tools that are broken on purpose, by their feature, and attacks that must then get through.
 const BROKEN: &[(&str, &[&str])] = &[
-    ("broken-capabilities", &["cap-bounding", "cap-effective", "cap-ambient", "become-root", "mknod-disk", "chown"]),
+    ("broken-capabilities", &["cap-bounding", "cap-effective", "cap-ambient", "become-root", "chown"]),
     ("broken-cgroup", &["namespace-cgroup", "cgroup-path"]),
     ("broken-descriptors", &["descriptors", "descriptors-lead-out"]),
     ("broken-devices", &["dev-contents"]),
@@ -72,6 +72,7 @@ const BROKEN: &[(&str, &[&str])] = &[
             "reboot",
             "accounting",
             "key-bait",
+            "mknod-disk",
         ],
     ),
     (
