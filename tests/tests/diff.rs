@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use lbx_tests::machine::write;
 use lbx_tests::place::HERE;
 use lbx_tests::{
-    Command, Place, Project, Pty, User, command, errors, host, installed, near, only_at, std_command, text, tool,
-    tool_file,
+    Command, Place, Project, Pty, User, command, errors, host, installed, near, only_at, place, std_command, text,
+    tool, tool_file,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -75,7 +75,9 @@ fn every_kind_of_change_has_its_letter() {
     assert_eq!(changes(&project, &["--name-only"]), names);
     let ended = expected.replace("/\n", "\n").replace([' ', '\n'], "\0");
     assert_eq!(changes(&project, &["-z"]), ended);
-    assert!(objects(&project, &[]).iter().all(|object| object["conflict"] == false), "{:?}", conflicts(&project));
+    // of a file with two names nothing tells there that it was not moved
+    let doubtful: &[&str] = if place() == Place::Lima { &["hard"] } else { &[] };
+    assert_eq!(conflicts(&project), doubtful);
     project.must("stop");
     assert_eq!(changes(&project, &[]), lines, "of a stopped one");
 }
@@ -202,7 +204,12 @@ fn what_both_sides_changed_is_a_conflict() {
     assert_eq!(conflicts(&project), ["both", "gone"]);
     // (c): what came outside in the place of what was made inside
     outside(&project, "echo out >new; chmod 755 d");
-    assert_eq!(conflicts(&project), ["both", "d", "gone", "new"]);
+    let mut all = vec!["both", "d", "gone", "new"];
+    if place() == Place::Lima {
+        // where no handle tells a directory from another, what is in one whose mode was changed is in doubt
+        all.insert(2, "d/new");
+    }
+    assert_eq!(conflicts(&project), all);
     // the same on both sides is none, and no change
     outside(&project, "echo in >touched");
     assert!(!changes(&project, &[]).contains("touched"));

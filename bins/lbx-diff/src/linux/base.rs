@@ -58,6 +58,12 @@ impl Base {
         !self.is_older(entry) && !self.is_applied(path, entry)
     }
 
+    /// Whether `project` itself is as the base found it: where a file system has no files without a name,
+    /// its own time is the base.
+    pub(crate) fn is_its_own(&self, project: &Entry) -> bool {
+        project.ctime == self.since
+    }
+
     /// Whether what is at `path` outside is what `lbx-apply` put there.
     pub(crate) fn is_applied(&self, path: &[u8], entry: &Entry) -> bool {
         let is_dir = entry.kind == Kind::Dir;

@@ -455,7 +455,8 @@ impl<'a> Walk<'a> {
     /// inside.
     fn is_replaced(&self, path: &[u8], old: &Entry, dir: &Open) -> io::Result<bool> {
         let Some(lower) = &dir.lower else { return Ok(false) };
-        if self.base.is_known(if path.is_empty() { b"." } else { path }, old) {
+        let is_own = path.is_empty() && self.base.is_its_own(old);
+        if is_own || self.base.is_known(if path.is_empty() { b"." } else { path }, old) {
             return Ok(false);
         }
         let origin = match &dir.upper {

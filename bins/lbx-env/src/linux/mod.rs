@@ -241,7 +241,8 @@ impl Session<'_> {
         if let Some(record) = existing()? {
             return Ok(Turn::Over(creation.answer(&record)?));
         }
-        let project = project::open_for(self.caller, &path, Right::Own)?;
+        let right = Right::to_show(asked.project.unwrap_or_default());
+        let project = project::open_for(self.caller, &path, right)?;
         require_writable(&project, &path, asked)?;
         let settings = self.checked(asked, &path, passwd)?;
         if self.cli.dry_run {
@@ -535,9 +536,10 @@ impl Session<'_> {
                 };
                 lbx::path::directory(&path)?;
                 project::refuse_system(&path, &accounts::others()?)?;
-                let project = project::open_for(self.caller, &path, Right::Own)?;
-                holder::stop(&name)?;
                 let settings = Settings { project: salvaged_project(&name), ..Settings::default() };
+                let right = Right::to_show(settings.project.unwrap_or_default());
+                let project = project::open_for(self.caller, &path, right)?;
+                holder::stop(&name)?;
                 require_writable(&project, &path, &settings)?;
                 let account = self.account(&name, &project, Wanted::Fresh)?;
                 self.make(&name, &path, &project, account, settings)?;
@@ -557,7 +559,7 @@ impl Session<'_> {
         }
         let mut opened = project::open(&record.project())?;
         if (opened.owner.uid, opened.owner.gid) != (record.owner.uid, record.owner.gid) {
-            opened = project::open_for(self.caller, &record.project(), Right::Own)?;
+            opened = project::open_for(self.caller, &record.project(), Right::to_show(record.options.project))?;
         }
         let kept = Accounts::lock(&[&record.name])?.of(&record.name);
         let shared = Wanted::Shared(Ids { uid: opened.owner.uid, gid: opened.owner.gid });

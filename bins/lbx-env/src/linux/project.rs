@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context;
 use lbx::caller::{Account, Caller, accounts};
 use lbx::path::JsonPath;
-use lbx::record::{self, Owner, Ownership, Worktree};
+use lbx::record::{self, Owner, Ownership, Project, Worktree};
 use lbx::sys::{self, Cloned, MountChange};
 use lbx::{Failure, Name, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -219,6 +219,15 @@ pub(crate) enum Right {
     /// Write it, and own it: inside, its owner's files are the agent's, and another person's are not
     /// the caller's to give. Root may give anybody's.
     Own,
+    /// Read it, and own it: nothing in it is written.
+    OwnToRead,
+}
+
+impl Right {
+    /// What a project must be to its caller that is shown in this way.
+    pub(crate) fn to_show(project: Project) -> Right {
+        if project == Project::Ro { Right::OwnToRead } else { Right::Own }
+    }
 }
 
 /// Opens `path`, which is canonical, where `caller` has the `right` to it: the very thing that they
@@ -228,14 +237,14 @@ pub(crate) fn open_for(caller: Caller, path: &Path, right: Right) -> Result<Open
     let seen = as_caller(caller, || {
         let own = open(path)?;
         let (access, word) = match right {
-            Right::Read => (libc::R_OK, "read"),
+            Right::Read | Right::OwnToRead => (libc::R_OK, "read"),
             Right::Write | Right::Own => (libc::W_OK, "write"),
         };
         let access = if own.is_dir { access | libc::X_OK } else { access };
         sys::require_access(own.fd.as_fd(), access)
             .with_context(|| format!("uid {} may not {word} path: {}", caller.uid, path.display()))?;
         // as the caller sees it: there are file systems on which everybody is the owner
-        if right == Right::Own && !caller.is_root() && own.owner.uid != caller.uid {
+        if matches!(right, Right::Own | Right::OwnToRead) && !caller.is_root() && own.owner.uid != caller.uid {
             let message = format!("path belongs to uid {}, not to you: {}", own.owner.uid, path.display());
             return Err(Failure::new(message).into());
         }
