@@ -838,7 +838,6 @@ fn chmod(dir: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
 fn put_new(parent: BorrowedFd<'_>, aside: &str, name: &OsStr) -> rustix::io::Result<()> {
     match renameat_with(parent, aside, parent, name, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        Err(Errno::EXIST) if is_stale(parent, name) => return renameat(parent, aside, parent, name),
         result => return result,
     }
     match linkat(parent, aside, parent, name, AtFlags::empty()) {
@@ -852,14 +851,6 @@ fn put_new(parent: BorrowedFd<'_>, aside: &str, name: &OsStr) -> rustix::io::Res
         }
         Err(e) => Err(e),
     }
-}
-
-/// Whether `name` is taken by nothing but this machine's memory of it: 9p does not hear of what its host
-/// removes.
-fn is_stale(parent: BorrowedFd<'_>, name: &OsStr) -> bool {
-    const V9FS_MAGIC: u64 = 0x0102_1997;
-    let is_9p = rustix::fs::fstatfs(parent).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(V9FS_MAGIC));
-    is_9p && statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT)
 }
 
 /// Gives a file its group, where the person may.
