@@ -1,5 +1,9 @@
-//! The layers of a copy-on-write project (`lbx-env(1)`, THE PROJECT): where they lie on the place's own
-//! disk, and since when they count.
+//! The layers of a copy-on-write project (`lbx-env(1)`, THE PROJECT) and of a home: where they lie on the
+//! place's own disk, and since when they count.
+//!
+//! A snapshot freezes what an environment has written: its home and the upper layer of its project are
+//! moved aside under an ID, never to be changed again, and new, empty ones are laid over them. So a
+//! snapshot copies nothing, and any number of environments may share what is frozen.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +32,64 @@ pub fn base_file(name: &Name) -> PathBuf {
 /// What of the layers was applied to the project: lines of JSON.
 pub fn applied_file(name: &Name) -> PathBuf {
     root(name).join("applied")
+}
+
+/// Where the frozen upper layers of projects are, a directory for each ID; root's alone.
+pub const FROZEN: &str = "/var/lib/llima-box/layers";
+/// Where the frozen homes are, a directory for each ID; on the file system of the homes, root's alone.
+pub const FROZEN_HOMES: &str = "/home/.llima-box";
+
+/// A layer that is not changed any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// What it is called: 16 hex digits.
+    pub id: String,
+    /// The uid of the account that wrote it, which its files have on the disk.
+    pub uid: u32,
+    /// The gid that its files have on the disk.
+    pub gid: u32,
+}
+
+/// The frozen layers below what an environment writes, the newest, which covers the others, first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stack {
+    /// Those of the home.
+    pub home: Vec<Frozen>,
+    /// Those of a copy-on-write project, below which the project itself is.
+    pub project: Vec<Frozen>,
+}
+
+impl Stack {
+    /// Whether nothing was frozen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.home.is_empty() && self.project.is_empty()
+    }
+}
+
+impl Frozen {
+    /// Whether this can be the name of a directory of [`FROZEN`], and of no other.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.id.len() == 16 && self.id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    }
+
+    /// The directory that keeps what is known of it, and has a file in `users` for each environment whose
+    /// record or snapshots name it.
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(FROZEN).join(&self.id)
+    }
+
+    /// The frozen upper layer of a project.
+    pub fn upper(&self) -> PathBuf {
+        self.root().join("upper")
+    }
+
+    /// The frozen home.
+    pub fn home(&self) -> PathBuf {
+        PathBuf::from(FROZEN_HOMES).join(&self.id).join("home")
+    }
 }
 
 /// An instant in the own clock of the project's file system, from before the first change inside: what

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caller::Caller;
 use crate::failure::{Failure, Result};
+use crate::layer::{Frozen, Stack};
 use crate::path::{JsonPath, canonical};
 use crate::{Name, path};
 
@@ -35,6 +36,8 @@ pub const SCHEMA: u32 = 1;
 /// That of one whose project is not simply there and writable: tools that only know [`SCHEMA`] would
 /// let the inside write the project itself.
 const SCHEMA_OF_LAYERS: u32 = 2;
+/// That of one with frozen layers: tools that only know the others would show a part of its home for all.
+const SCHEMA_OF_FROZEN: u32 = 3;
 
 /// Who owns what an environment makes in its project (`llima-box(7)`, OWNERSHIP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,11 +134,12 @@ pub struct Options {
     pub git: BTreeMap<String, String>,
 }
 
-impl Options {
-    /// The schema of a record with these options.
-    #[must_use]
-    pub fn schema(&self) -> u32 {
-        if self.project.is_rw() { SCHEMA } else { SCHEMA_OF_LAYERS }
+/// The schema of a record with `options` and the frozen layers of `stack`.
+fn schema_of(options: &Options, stack: &Stack) -> u32 {
+    match (stack.is_empty(), options.project.is_rw()) {
+        (false, _) => SCHEMA_OF_FROZEN,
+        (true, false) => SCHEMA_OF_LAYERS,
+        (true, true) => SCHEMA,
     }
 }
 
@@ -172,6 +176,9 @@ pub struct Record {
     /// The git directories of a worktree, found once at create.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<Worktree>,
+    /// What was frozen of it.
+    #[serde(default, skip_serializing_if = "Stack::is_empty")]
+    pub layers: Stack,
 }
 
 /// What a [`Record`] starts from.
@@ -194,7 +201,7 @@ impl Record {
     pub fn new(origin: Origin, uid: u32, gid: u32, shell: PathBuf, options: Options) -> Record {
         let (path, path_bytes) = JsonPath::encode(&origin.path);
         Record {
-            schema: options.schema(),
+            schema: schema_of(&options, &Stack::default()),
             home: Path::new("/home").join(&origin.name),
             name: origin.name,
             path,
@@ -209,7 +216,13 @@ impl Record {
             options,
             labels: BTreeMap::new(),
             worktree: None,
+            layers: Stack::default(),
         }
+    }
+
+    /// Gives the record the schema that its options and layers ask for.
+    pub fn renew_schema(&mut self) {
+        self.schema = schema_of(&self.options, &self.layers);
     }
 
     /// The project, at the path where it is on the host and inside.
@@ -274,8 +287,8 @@ impl Record {
             Ok(record) => record.schema,
             Err(_) => serde_json::from_slice::<Version>(text).map_or(SCHEMA, |version| version.schema),
         };
-        if schema != SCHEMA && schema != SCHEMA_OF_LAYERS {
-            return broken(format!("record has schema {schema}, these tools know {SCHEMA} and {SCHEMA_OF_LAYERS}"));
+        if !(SCHEMA..=SCHEMA_OF_FROZEN).contains(&schema) {
+            return broken(format!("record has schema {schema}, these tools know {SCHEMA} to {SCHEMA_OF_FROZEN}"));
         }
         let record = match read {
             Ok(record) => record,
@@ -298,6 +311,9 @@ impl Record {
         let gid_fits = IDS.contains(&record.gid) || (shares && record.gid == record.owner.gid);
         if !uid_fits || !gid_fits {
             return broken(format!("record names another account: {}:{}", record.uid, record.gid));
+        }
+        if !record.layers.home.iter().chain(&record.layers.project).all(Frozen::is_valid) {
+            return broken("record is damaged: it names a layer that cannot be one".to_owned());
         }
         if record.home != Path::new("/home").join(name) {
             return broken(format!("record names another home: {}", record.home.display()));
@@ -561,7 +577,7 @@ mod tests {
             (String::new(), "damaged"),
             (text[..text.len() / 2].to_owned(), "damaged"),
             ("null".to_owned(), "damaged"),
-            (text.replace("\"schema\":1", "\"schema\":3"), "schema 3"),
+            (text.replace("\"schema\":1", "\"schema\":4"), "schema 4"),
             (text.replace("/home/alice/p", "/home/alice/q"), "another path"),
             (text.replace("/home/alice/p", "relative"), "another path"),
             (text.replace("\"path\":", "\"path_bytes\":\"%\",\"path\":"), "base64"),
@@ -592,10 +608,19 @@ mod tests {
         for project in [Project::Ro, Project::Cow] {
             let options = Options { project, ..Options::default() };
             let record = record(path);
-            let record = Record { schema: options.schema(), options, ..record };
+            let mut record = Record { options, ..record };
+            record.renew_schema();
             assert_eq!(older(&record), (false, Some(project.word().into())));
             let text = serde_json::to_vec(&record).unwrap();
             assert_eq!(Record::parse(&text, &record.name).unwrap(), record);
+            // what knows of such projects, but not of frozen layers, would show but a part of them
+            record.layers.home.push(Frozen { id: "0123456789abcdef".to_owned(), uid: 65536, gid: 65536 });
+            record.renew_schema();
+            assert_eq!(record.schema, SCHEMA_OF_FROZEN);
+            let text = serde_json::to_string(&record).unwrap();
+            assert_eq!(Record::parse(text.as_bytes(), &record.name).unwrap(), record);
+            let elsewhere = text.replace("0123456789abcdef", "../../../../etc/");
+            assert!(matches!(Record::parse(elsewhere.as_bytes(), &record.name), Err(Unreadable::Broken(_))));
         }
     }
 

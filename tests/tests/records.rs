@@ -24,7 +24,7 @@ fn damages(text: &str, name: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("no JSON", b"{]".to_vec()),
         ("null", b"null".to_vec()),
         ("binary", vec![0xff; 4096]),
-        ("of a newer schema", replaced("\"schema\":1", "\"schema\":3")),
+        ("of a newer schema", replaced("\"schema\":1", "\"schema\":9")),
         ("of another path", replaced("/app\"", "/other\"")),
         ("of another name", replaced(&format!("\"name\":\"{name}\""), "\"name\":\"other-0000\"")),
         ("of root", replaced("\"uid\":", "\"uid\":0,\"was\":")),

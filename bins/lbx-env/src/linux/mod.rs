@@ -834,7 +834,7 @@ fn apply(record: &mut Record, asked: &Settings) {
     pairs(&asked.label, &mut record.labels);
     pairs(&asked.git, &mut record.options.git);
     record.options.project = asked.project.unwrap_or(record.options.project);
-    record.schema = record.options.schema();
+    record.renew_schema();
     record.options.net = asked.net.unwrap_or(record.options.net);
     record.options.nest = asked.nest.unwrap_or(record.options.nest);
     if let Some(shell) = &asked.shell {
