@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use lbx_tests::{Place, Project, host, installed, only_at};
+use lbx_tests::{Place, Project, host, installed, only_at, tool};
 
 /// A directory of the VM that shows what is in `shown`, to every caller as their own.
 struct View {
@@ -59,4 +59,36 @@ fn where_every_caller_is_the_owner_an_environment_keeps_its_own_uid() {
     assert_eq!(view.project.sh("git status --short"), "");
     view.project.must("stop");
     assert_eq!(view.project.sh("cat made/file"), "new\n", "so after a stop");
+}
+
+#[test]
+fn a_layer_over_a_share_is_applied_as_its_owners() {
+    if !only_at(&[Place::Lima], "no share is here") {
+        return;
+    }
+    let shown = Project::new();
+    shown.write("kept", "one\n");
+    shown.write("gone", "two\n");
+    let view = View::of(&shown);
+    let project = &view.project;
+    project.create(&["--project", "cow"]);
+    assert_eq!(project.record()["ownership"], "native");
+    project.sh("echo more >>kept; rm gone; mkdir dir; echo new >dir/made; ln -s made dir/link");
+    assert_eq!((shown.read("kept"), shown.read("gone")), ("one\n".into(), "two\n".into()));
+    assert!(!shown.path().join("dir").exists());
+
+    let of = |name: &str| {
+        let mut command = tool(name);
+        command.arg(project.path());
+        command
+    };
+    of("lbx-diff").assert().code(1).stdout("A\tdir/\nA\tdir/link\nA\tdir/made\nD\tgone\nM\tkept\n");
+    of("lbx-apply").arg("-y").assert().success();
+    assert_eq!((shown.read("kept"), shown.read("dir/link")), ("one\nmore\n".into(), "new\n".into()));
+    assert!(!shown.path().join("gone").exists());
+    let me = std::fs::metadata(shown.path()).unwrap().uid();
+    for path in ["kept", "dir", "dir/made"] {
+        assert_eq!(std::fs::metadata(shown.path().join(path)).unwrap().uid(), me, "{path}");
+    }
+    of("lbx-diff").assert().code(0).stdout("");
 }

@@ -62,6 +62,43 @@ fn shell_creates_and_enters_through_sudo_from_where_the_person_stands() {
 }
 
 #[test]
+fn what_an_agent_changed_is_reviewed_and_applied_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
+    let ada = User::sudoer();
+    let project = Project::owned_by(&ada);
+    let path = project.str();
+    ada.sh(&format!("cd {path}; umask 077; echo one >kept; echo two >gone; mkdir dir"));
+    ada.tool("lbx-env").args(["create", "--project", "cow", path]).assert().success();
+    let script = "echo more >>kept; rm gone; echo new >dir/made; echo drop >dropped; chmod 4755 dir/made 2>/dev/null";
+    ada.tool("lbx-enter").args([path, "--", "sh", "-c", script]).assert().code(1);
+    let diff = |code| text(ada.tool("lbx-diff").arg(path).assert().code(code).stderr(""));
+    assert_eq!(diff(1), "A\tdir/made\nA\tdropped\nD\tgone\nM\tkept\n");
+    assert_eq!(ada.sh(&format!("cd {path}; cat kept gone; ls dir")), "one\ntwo\n");
+
+    // what is Ada's to decide is nobody else's
+    let eve = User::sudoer();
+    for name in ["lbx-diff", "lbx-apply", "lbx-discard"] {
+        let mut command = eve.tool(name);
+        if name != "lbx-diff" {
+            command.arg("-y");
+        }
+        command.arg(path).assert().failure().stdout("").stderr(contains("not to you"));
+    }
+    ada.tool("lbx-env").args(["stop", path]).assert().success();
+    ada.tool("lbx-discard").args(["-y", path, "dropped"]).assert().success();
+    ada.tool("lbx-apply").args(["-y", path]).assert().success();
+    let look = "cat kept dir/made; ls; stat -c '%U %G %a' kept dir/made";
+    let me = &ada.name;
+    assert_eq!(
+        ada.sh(&format!("cd {path}; {look}")),
+        format!("one\nmore\nnew\ndir\nkept\n{me} {me} 600\n{me} {me} 644\n")
+    );
+    assert_eq!(diff(0), "");
+}
+
+#[test]
 fn streams_and_statuses_pass_through_sudo() {
     if !is_a_step() {
         return;

@@ -261,6 +261,19 @@ fn files_on_virtiofs_are_the_owner_s_on_both_sides() {
     inside("git init -q; git add .; git -c user.name=n -c user.email=e commit -qm first");
     assert_eq!((here("git status --short"), inside("git status --short")), (String::new(), String::new()));
     assert_eq!(here(&format!("find . ! -user {} -o ! -group {}", me.uid, me.gid)), "");
+
+    // a layer over it, too
+    text(vm.tool("lbx-env").args(["stop", name]).assert().success());
+    text(vm.tool("lbx-env").args(["set", "--project", "cow", name]).assert().success());
+    inside("echo layered >>made; rm new; mkdir layer; echo x >layer/file");
+    assert_eq!((here("tail -n 1 made; cat new"), project.join("layer").exists()), ("answer\nmoved\n".into(), false));
+    assert_eq!(text(vm.tool("lbx-diff").arg(name).assert().code(1)), "A\tlayer/\nA\tlayer/file\nM\tmade\nD\tnew\n");
+    // its clock and the VM's differ a little
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    vm.tool("lbx-apply").args(["-y", name]).assert().success();
+    assert_eq!(here("tail -n 1 made; cat layer/file; git status --short"), "layered\nx\n M made\n D new\n?? layer/\n");
+    assert_eq!(here(&format!("find . ! -user {} -o ! -group {}", me.uid, me.gid)), "");
+    vm.tool("lbx-diff").arg(name).assert().code(0);
 }
 
 #[test]
