@@ -109,6 +109,39 @@ lbx-env discard|-v|flag|Say on stderr what is done
 lbx-env discard|--verbose|flag|Say on stderr what is done
 lbx-env discard|-h|flag|Print help
 lbx-env discard|--help|flag|Print help
+lbx-env|save|verb|Make a snapshot: freeze the home and what was changed in a copy-on-write project
+lbx-env save|@1|@env|Name, or path of a project
+lbx-env save|@2|@none|What to call the snapshot
+lbx-env save|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env save|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env save|-q|flag|Print errors only
+lbx-env save|--quiet|flag|Print errors only
+lbx-env save|-v|flag|Say on stderr what is done
+lbx-env save|--verbose|flag|Say on stderr what is done
+lbx-env save|-h|flag|Print help
+lbx-env save|--help|flag|Print help
+lbx-env|restore|verb|Bring a snapshot back; what was there becomes a snapshot as well
+lbx-env restore|@1|@env|Name, or path of a project
+lbx-env restore|@2|@none|What the snapshot is called
+lbx-env restore|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env restore|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env restore|-q|flag|Print errors only
+lbx-env restore|--quiet|flag|Print errors only
+lbx-env restore|-v|flag|Say on stderr what is done
+lbx-env restore|--verbose|flag|Say on stderr what is done
+lbx-env restore|-h|flag|Print help
+lbx-env restore|--help|flag|Print help
+lbx-env|forget|verb|Drop snapshots
+lbx-env forget|@1|@env|Name, or path of a project
+lbx-env forget|@*|@none|What the snapshots are called
+lbx-env forget|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-env forget|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-env forget|-q|flag|Print errors only
+lbx-env forget|--quiet|flag|Print errors only
+lbx-env forget|-v|flag|Say on stderr what is done
+lbx-env forget|--verbose|flag|Say on stderr what is done
+lbx-env forget|-h|flag|Print help
+lbx-env forget|--help|flag|Print help
 lbx-env|delete|verb|Delete environments with their homes; projects stay
 lbx-env delete|-f|flag|A missing environment is no failure
 lbx-env delete|--force|flag|A missing environment is no failure

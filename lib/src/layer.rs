@@ -66,6 +66,11 @@ impl Stack {
     pub fn is_empty(&self) -> bool {
         self.home.is_empty() && self.project.is_empty()
     }
+
+    /// The layers of both; one that is in both comes twice.
+    pub fn iter(&self) -> impl Iterator<Item = &Frozen> {
+        self.home.iter().chain(&self.project)
+    }
 }
 
 impl Frozen {

@@ -312,7 +312,7 @@ impl Record {
         if !uid_fits || !gid_fits {
             return broken(format!("record names another account: {}:{}", record.uid, record.gid));
         }
-        if !record.layers.home.iter().chain(&record.layers.project).all(Frozen::is_valid) {
+        if !record.layers.iter().all(Frozen::is_valid) {
             return broken("record is damaged: it names a layer that cannot be one".to_owned());
         }
         if record.home != Path::new("/home").join(name) {

@@ -7,6 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use lbx::cli::Common;
 use lbx::record::{Net, Project};
+use lbx::snapshot::Tag;
 
 /// Creates, starts, stops, repairs and deletes environments
 #[derive(Clone, Debug, Parser)]
@@ -91,6 +92,33 @@ pub enum Verb {
         /// Paths below the project; '-' reads them from standard input [default: all]
         #[arg(value_name = "PATH|-")]
         paths: Vec<OsString>,
+    },
+    /// Make a snapshot: freeze the home and what was changed in a copy-on-write project
+    Save {
+        /// Name, or path of a project
+        #[arg(value_name = "ENV")]
+        env: OsString,
+        /// What to call the snapshot
+        #[arg(value_name = "TAG")]
+        tag: Tag,
+    },
+    /// Bring a snapshot back; what was there becomes a snapshot as well
+    Restore {
+        /// Name, or path of a project
+        #[arg(value_name = "ENV")]
+        env: OsString,
+        /// What the snapshot is called
+        #[arg(value_name = "TAG")]
+        tag: Tag,
+    },
+    /// Drop snapshots
+    Forget {
+        /// Name, or path of a project
+        #[arg(value_name = "ENV")]
+        env: OsString,
+        /// What the snapshots are called
+        #[arg(value_name = "TAG", required = true)]
+        tags: Vec<Tag>,
     },
     /// Delete environments with their homes; projects stay
     Delete {

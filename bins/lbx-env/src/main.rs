@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use lbx::failure::{Tool, status};
+use lbx::snapshot::Tag;
 use lbx::step::{self, Call};
 use lbx::{Place, Result, cli, operand};
 use lbx_env::{Cli, Verb};
@@ -58,6 +59,7 @@ fn expand_operands(verb: &mut Verb, place: &Place) -> Result<bool> {
         }
         // none at all are all, but not where a list of them is empty
         Verb::Discard { paths, .. } if paths.is_empty() => return Ok(true),
+        Verb::Save { .. } | Verb::Restore { .. } | Verb::Forget { .. } => return Ok(true),
         Verb::Discard { paths, null, .. } => (paths, *null),
         Verb::Set { envs, .. }
         | Verb::Start { envs }
@@ -102,6 +104,9 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
             words.extend(paths.iter().map(|path| if path == "-" { "./-".into() } else { path.clone() }));
             return Ok(Call { words, vars: Vec::new() });
         }
+        Verb::Save { env, tag } => return of_snapshots(words, "save", env, std::slice::from_ref(tag), place),
+        Verb::Restore { env, tag } => return of_snapshots(words, "restore", env, std::slice::from_ref(tag), place),
+        Verb::Forget { env, tags } => return of_snapshots(words, "forget", env, tags, place),
         Verb::Delete { force, envs } => {
             words.push("delete".into());
             words.extend(force.then(|| "--force".into()));
@@ -114,6 +119,13 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
     for operand in operands {
         words.push(if is_create { path_word(operand, place)? } else { env_word(operand, place)? });
     }
+    Ok(Call { words, vars: Vec::new() })
+}
+
+/// The call of a verb that acts on snapshots.
+fn of_snapshots(mut words: Vec<OsString>, verb: &str, env: &OsStr, tags: &[Tag], place: &Place) -> Result<Call> {
+    words.extend([verb.into(), "--".into(), env_word(env, place)?]);
+    words.extend(tags.iter().map(|tag| tag.as_str().into()));
     Ok(Call { words, vars: Vec::new() })
 }
 

@@ -100,7 +100,7 @@ fn kind(arg: &Arg) -> Result<String> {
         "VERB" => "@verb".to_owned(),
         "TOOL" => "lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-probe llima-box".to_owned(),
         "WHEN" => "auto always never".to_owned(),
-        "ARG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
+        "ARG" | "TAG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
         unknown => bail!("no completion is known for {unknown}"),
     };
     Ok(if value_range(arg).min_values() == 0 && !arg.is_positional() { format!("?{kind}") } else { kind })

@@ -37,7 +37,7 @@ const LAST_UID: &str = "trusted.llima-box.last-uid";
 const STATE: &str = "/var/lib/llima-box";
 
 /// Numeric user and group ID of an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ids {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

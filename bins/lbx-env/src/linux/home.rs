@@ -34,7 +34,7 @@ pub(crate) fn path(name: &Name) -> PathBuf {
 }
 
 /// Where a home is made until it is whole; what a killed tool left there is thrown away.
-fn aside(name: &Name) -> PathBuf {
+pub(crate) fn aside(name: &Name) -> PathBuf {
     Path::new(HOMES).join(format!(".{name}.llima-box"))
 }
 

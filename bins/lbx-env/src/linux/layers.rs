@@ -2,11 +2,12 @@
 //! with the environment.
 //!
 //! Below is the project, which overlayfs reads and never writes; above it, on the place's own disk,
-//! what the inside changed. Both are root's to reach: inside there is the overlay alone.
+//! what the inside changed. Both are root's to reach: inside there is the overlay alone. Of what was frozen
+//! ([`super::frozen`]) there are more layers between the two, and such a home is an overlay as well.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;
 
@@ -14,13 +15,18 @@ use anyhow::Context;
 use lbx::layer::{self, Base};
 use lbx::record::{Ownership, Project, Record};
 use lbx::{Failure, Name, Result};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, openat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid};
 
+use super::accounts::Ids;
 use super::project::{self, Opened};
-use super::{home, store, view};
+use super::{frozen, home, store, view};
+
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Where overlayfs prepares what it puts into the upper layer.
 const WORK: &str = "work";
@@ -28,14 +34,23 @@ const WORK: &str = "work";
 const LOWER: &str = "lower";
 /// Renames of the project's directories fail (EXDEV), so that programs copy; what is copied up is whole.
 /// Then every layer can be read without the others.
-const OPTIONS: [(&str, &str); 6] = [
-    ("lowerdir", LOWER),
-    ("upperdir", "upper"),
-    ("workdir", WORK),
-    ("redirect_dir", "nofollow"),
-    ("metacopy", "off"),
-    ("index", "off"),
-];
+const APART: &str = "nofollow";
+/// In a home programs rename what they like.
+const TOGETHER: &str = "on";
+
+/// What `lower`, whose parts are apart by colons, and `upper` and `work` make, by names from where this
+/// process stands.
+fn new_overlay((lower, upper, work): (&str, &str, &str), redirect: &str, attributes: u32) -> io::Result<OwnedFd> {
+    let options = [
+        ("lowerdir", lower),
+        ("upperdir", upper),
+        ("workdir", work),
+        ("redirect_dir", redirect),
+        ("metacopy", "off"),
+        ("index", "off"),
+    ];
+    view::new_mount("overlay", &options, attributes)
+}
 
 /// Makes what is missing of the layers that `record` asks for, over `project`.
 pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
@@ -63,15 +78,15 @@ pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
 
 /// The top of the upper layer is what the project itself shows as inside: of its owner and mode. It is
 /// put in place when it is whole.
-fn make_upper(upper: &Path, record: &Record, project: &Opened) -> io::Result<()> {
+pub(crate) fn make_upper(upper: &Path, record: &Record, project: &Opened) -> io::Result<()> {
     let aside = upper.with_extension("new");
     home::remove_tree(CWD, &aside, &mut || ())?;
     fs::create_dir(&aside)?;
-    let (uid, gid) = match record.ownership {
-        Ownership::Idmap | Ownership::Native => (record.uid, record.gid),
-        Ownership::SharedUid => (project.owner.uid, project.owner.gid),
+    let ids = match record.ownership {
+        Ownership::Idmap | Ownership::Native => Ids { uid: record.uid, gid: record.gid },
+        Ownership::SharedUid => Ids { uid: project.owner.uid, gid: project.owner.gid },
     };
-    lchown(&aside, Some(uid), Some(gid))?;
+    lchown(&aside, Some(ids.uid), Some(ids.gid))?;
     fs::set_permissions(&aside, fs::Permissions::from_mode(project.mode & 0o7777))?;
     fs::rename(&aside, upper)
 }
@@ -149,26 +164,74 @@ pub(crate) fn require(name: &Name) -> Result<()> {
         .into())
 }
 
-/// The overlay over `lower`, not attached yet. For a process in a mount namespace of its own: overlayfs
-/// takes only layers that are mounted in the one of whoever mounts it.
-pub(crate) fn overlay(record: &Record, lower: &OwnedFd, attributes: u32) -> Result<OwnedFd> {
-    let root = layer::root(&record.name);
+/// The overlay of `record`'s project over `lowers`, the project the last, not attached yet. For a process in
+/// a mount namespace of its own: overlayfs takes only layers that are mounted in the one of whoever mounts it.
+pub(crate) fn overlay(record: &Record, lowers: &[OwnedFd], attributes: u32) -> Result<OwnedFd> {
+    let path = layer::root(&record.name);
     let mount = || -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let root = openat2(CWD, &root, flags, Mode::empty(), resolve)?;
-        // it goes with the old root
-        view::move_to(lower, &openat(&root, LOWER, flags, Mode::empty())?)?;
-        // the names of layers show in proc_pid_mountinfo(5): relative ones tell nothing
-        rustix::process::fchdir(&root)?;
-        let make = || view::new_mount("overlay", &OPTIONS, attributes);
-        match record.ownership {
+        let root = open(&path)?;
+        let own = |make: &dyn Fn() -> io::Result<OwnedFd>| match record.ownership {
             // overlayfs looks at the project as whoever mounts it, and each caller sees themselves as the owner
             Ownership::Native => as_environment(record, make),
             Ownership::Idmap | Ownership::SharedUid => make(),
-        }
+        };
+        let [project] = lowers else {
+            let (upper, work) =
+                (openat(&root, "upper", HANDLE, Mode::empty())?, openat(&root, WORK, HANDLE, Mode::empty())?);
+            let names = lay_out(&upper, &work, lowers)?;
+            return own(&|| new_overlay((&names, "upper", WORK), APART, attributes));
+        };
+        // it goes with the old root
+        view::move_to(project, &openat(&root, LOWER, HANDLE, Mode::empty())?)?;
+        // the names of layers show in proc_pid_mountinfo(5): relative ones tell nothing
+        rustix::process::fchdir(&root)?;
+        own(&|| new_overlay((LOWER, "upper", WORK), APART, attributes))
     };
-    mount().with_context(|| format!("cannot make an overlay of the project and '{}'", root.display()))
+    mount().with_context(|| format!("cannot make an overlay of the project and '{}'", path.display()))
+}
+
+/// As [`overlay`], of the home over the frozen ones `lowers`.
+pub(crate) fn home_overlay(record: &Record, lowers: &[OwnedFd], attributes: u32) -> Result<OwnedFd> {
+    let path = home::path(&record.name);
+    let mount = || -> io::Result<OwnedFd> {
+        let (upper, work) = (open(&path)?, open(&frozen::home_work(&record.name))?);
+        let names = lay_out(&upper, &work, lowers)?;
+        new_overlay((&names, "upper", WORK), TOGETHER, attributes)
+    };
+    mount().with_context(|| format!("cannot make an overlay of home '{}'", path.display()))
+}
+
+/// Puts all layers of an overlay where short names lead to them from where this process then stands: of
+/// names longer than 256 bytes the kernel takes none, and those that are told inside tell nothing. Returns
+/// the names of `lowers`.
+fn lay_out(upper: &OwnedFd, work: &OwnedFd, lowers: &[OwnedFd]) -> io::Result<String> {
+    let desk = view::new_mount("tmpfs", &[("mode", "0700")], 0)?;
+    // what it lies over goes with the old root
+    view::move_to(&desk, &open(Path::new(layer::FROZEN))?)?;
+    let mut names = Vec::with_capacity(lowers.len());
+    for (number, lower) in lowers.iter().enumerate() {
+        let name = (number + 1).to_string();
+        mkdirat(&desk, &*name, Mode::RWXU)?;
+        view::move_to(lower, &openat(&desk, &*name, HANDLE, Mode::empty())?)?;
+        names.push(name);
+    }
+    // these two must lie in one mount, as they do where they are
+    for (name, dir) in [("upper", upper), (WORK, work)] {
+        symlinkat(format!("/proc/self/fd/{}", dir.as_raw_fd()), &desk, name)?;
+    }
+    rustix::process::fchdir(&desk)?;
+    Ok(names.join(":"))
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(CWD, path, HANDLE, Mode::empty(), resolve)?)
+}
+
+/// Makes an overlay of the directories `lower`, `upper` and `work` in `dir`, and lets go of it.
+pub(crate) fn try_overlay(dir: &Path) -> io::Result<()> {
+    let name = |part: &str| dir.join(part).to_string_lossy().into_owned();
+    new_overlay((&name("lower"), &name("upper"), &name(WORK)), TOGETHER, 0).map(drop)
 }
 
 /// Runs `make` as the environment's user, with all that root may do.

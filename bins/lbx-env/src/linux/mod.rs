@@ -12,6 +12,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lbx::caller::Caller;
 use lbx::failure::{Tool, status};
+use lbx::layer::Stack;
 use lbx::path::{JsonPath, shell_quoted};
 use lbx::record::{self, Options, Origin, Ownership, Project, Record, Unreadable};
 use lbx::{Failure, Name, Result, step};
@@ -21,12 +22,14 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 mod accounts;
 mod discard;
 mod etc;
+mod frozen;
 mod holder;
 mod home;
 mod layers;
 mod mounts;
 mod plan;
 mod project;
+mod snapshots;
 mod store;
 mod view;
 
@@ -64,6 +67,9 @@ pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
         Verb::Stop { envs } => session.each(&envs.envs, |env| session.stop(env)),
         Verb::Repair { envs } => session.each(&envs.envs, |env| session.repair(env)),
         Verb::Discard { env, paths, .. } => session.discard(env, paths),
+        Verb::Save { env, tag } => session.save(env, tag),
+        Verb::Restore { env, tag } => session.restore(env, tag),
+        Verb::Forget { env, tags } => session.forget(env, tags),
         Verb::Delete { force, envs } => session.together(
             &envs.envs,
             |env, held| session.begin_delete(env, *force, held),
@@ -276,7 +282,7 @@ impl Session<'_> {
 
     fn finish_create(&self, new: New, account: Result<(Ids, Ownership)>, creation: &Creation<'_>) -> Result<String> {
         let New { name, path, project, settings, lock } = new;
-        match account.and_then(|account| self.make(&name, &path, &project, account, settings)) {
+        match account.and_then(|account| self.make(&name, &path, &project, account, settings, Stack::default())) {
             Ok(record) => creation.answer(&record),
             Err(e) => Err(self.undo(&name, lock, e)),
         }
@@ -365,12 +371,15 @@ impl Session<'_> {
         project: &Opened,
         (ids, ownership): (Ids, Ownership),
         settings: Settings,
+        layers: Stack,
     ) -> Result<Record> {
         let owner = project.owner;
         let origin = Origin { name: name.clone(), path: path.to_owned(), owner, ownership, creator: self.caller.uid };
         let mut record = Record::new(origin, ids.uid, ids.gid, login_shell(), Options::default());
+        record.layers = layers;
         apply(&mut record, &settings);
         record.worktree = project::worktree(self.caller, path)?;
+        frozen::complete(&record)?;
         home::make(name, ids)?;
         view::make_private(&record)?;
         layers::make(&record, project)?;
@@ -460,6 +469,7 @@ impl Session<'_> {
             .hint(format!("lbx-env stop {name}"))
             .into());
         }
+        frozen::complete(&record)?;
         let before = record.options.project;
         if before != wanted.options.project {
             require_no_changes(&record)?;
@@ -488,6 +498,7 @@ impl Session<'_> {
         if lbx::holder::find(&name)?.is_some() {
             return Ok(());
         }
+        frozen::complete(&record)?;
         let warnings = holder::start(&record).with_context(|| format!("cannot start environment '{name}'"))?;
         warnings.iter().for_each(|warning| self.warn(warning));
         self.note(|| format!("started environment '{name}'"));
@@ -542,7 +553,8 @@ impl Session<'_> {
                 holder::stop(&name)?;
                 require_writable(&project, &path, &settings)?;
                 let account = self.account(&name, &project, Wanted::Fresh)?;
-                self.make(&name, &path, &project, account, settings)?;
+                let layers = snapshots::salvaged(&name)?;
+                self.make(&name, &path, &project, account, settings, layers)?;
                 self.warn(&format!("options and labels of '{name}' were lost with its record"));
                 Ok(())
             }
@@ -581,9 +593,13 @@ impl Session<'_> {
             store::save(&record)?;
         }
         store::make_findable(&record)?;
+        frozen::complete(&record)?;
         home::make(&record.name, ids)?;
         view::make_private(&record)?;
         layers::make(&record, &opened)?;
+        frozen::require(&record.layers)?;
+        frozen::hold(&record.layers, &[&record.name])?;
+        self.release(&record.name, &mut || ());
         store::touch(&record::last_used_file(&record.name))
     }
 
@@ -621,12 +637,27 @@ impl Session<'_> {
         let whole = || -> Result<()> {
             project::require_owner_can_write(&project, &record.project())?;
             layers::remove(&name, &mut || bar.inc(1))?;
-            layers::make(&record, &project)
+            layers::make(&record, &project)?;
+            // last: what is above the frozen layers tells of no others
+            let mut bare = record.clone();
+            bare.layers.project.clear();
+            bare.renew_schema();
+            if bare != record {
+                store::save(&bare)?;
+                self.release(&name, &mut || bar.inc(1));
+            }
+            Ok(())
         };
+        frozen::complete(&record)?;
         if paths.is_empty() {
             whole()?;
             bar.finish_and_clear();
             return Ok(status::DONE);
+        }
+        if !record.layers.project.is_empty() {
+            return Err(Failure::new(format!("changes of '{name}' are frozen: they can only be discarded as a whole"))
+                .hint(format!("lbx-env discard {name}"))
+                .into());
         }
         layers::require(&name)?;
         let layers = discard::Layers::open(&record, project.fd.as_fd())?;
@@ -657,6 +688,8 @@ impl Session<'_> {
             if Record::load(&name).is_ok_and(|record| record.options.project == Project::Cow) {
                 lines.push(format!("remove layers of {name}, and with them what it changed"));
             }
+            let tags = lbx::snapshot::tags(&name).unwrap_or_default();
+            lines.extend(tags.iter().map(|tag| format!("remove snapshot {tag} of {name}")));
             lines.push(format!("remove record of {name}"));
             lines
         })? {
@@ -695,6 +728,7 @@ impl Session<'_> {
         home::remove_tree(rustix::fs::CWD, &private, &mut tick)
             .with_context(|| format!("cannot remove '{}'", private.display()))?;
         layers::remove(name, &mut tick)?;
+        frozen::release_all(name, &mut tick)?;
         bar.finish_and_clear();
         Ok(())
     }
@@ -921,7 +955,7 @@ fn change_project(wanted: &Record) -> Result<()> {
 /// Fails when the inside has changed what nobody has looked at yet.
 fn require_no_changes(record: &Record) -> Result<()> {
     let name = &record.name;
-    if record.options.project != Project::Cow || layers::is_empty(name)? {
+    if record.options.project != Project::Cow || (layers::is_empty(name)? && record.layers.project.is_empty()) {
         return Ok(());
     }
     Err(Failure::new(format!("environment '{name}' has changes that are not in its project"))

@@ -52,8 +52,11 @@ pub(crate) enum Step {
     Writable { path: PathBuf },
     /// A part of the machine.
     Bind { path: PathBuf, source: Source, access: Access, mapped: bool },
-    /// The recorded project, opened anew and checked, below the environment's own layer.
-    Overlay { path: PathBuf, mapped: bool },
+    /// The recorded project, opened anew and checked, below the environment's own layer and as many `frozen`
+    /// ones.
+    Overlay { path: PathBuf, mapped: bool, frozen: usize },
+    /// The environment's home, over as many `frozen` ones.
+    HomeOverlay { path: PathBuf, frozen: usize },
     /// The shared /etc with the environment's own files over it.
     Etc,
     /// A process file system of the environment's PID namespace.
@@ -224,11 +227,10 @@ fn scratch(record: &Record, steps: &mut Vec<Step>) {
 }
 
 fn home(record: &Record, steps: &mut Vec<Step>) {
-    steps.push(Step::Bind {
-        path: record.home.clone(),
-        source: Source::Home,
-        access: Access::ReadWrite,
-        mapped: false,
+    let path = record.home.clone();
+    steps.push(match record.layers.home.len() {
+        0 => Step::Bind { path, source: Source::Home, access: Access::ReadWrite, mapped: false },
+        frozen => Step::HomeOverlay { path, frozen },
     });
 }
 
@@ -259,7 +261,7 @@ fn project(record: &Record, steps: &mut Vec<Step>) {
         _ if cfg!(feature = "broken-layers") => bound(Access::ReadWrite),
         Project::Rw => bound(Access::ReadWrite),
         Project::Ro => bound(Access::ReadOnly),
-        Project::Cow => Step::Overlay { path: project.clone(), mapped },
+        Project::Cow => Step::Overlay { path: project.clone(), mapped, frozen: record.layers.project.len() },
     });
     steps.extend(below.into_iter().map(bind));
     for dir in &record.options.private {
@@ -302,6 +304,10 @@ pub(crate) fn describe(record: &Record, machine: &Machine) -> Vec<String> {
     lines
 }
 
+fn layers(number: usize) -> String {
+    format!("{number} frozen layer{}", if number == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |path: &Path| shell_quoted(path.as_os_str());
@@ -322,9 +328,13 @@ impl fmt::Display for Step {
                     _ => write!(f, "bind {access}{mapped} {}", word(path)),
                 }
             }
-            Step::Overlay { path, mapped } => {
+            Step::Overlay { path, mapped, frozen } => {
                 let mapped = if *mapped { " id-mapped" } else { "" };
-                write!(f, "overlay rw {} over the{mapped} project", word(path))
+                let frozen = if *frozen > 0 { format!(" {} and", layers(*frozen)) } else { String::new() };
+                write!(f, "overlay rw {} over{frozen} the{mapped} project", word(path))
+            }
+            Step::HomeOverlay { path, frozen } => {
+                write!(f, "overlay rw {} over {}", word(path), layers(*frozen))
             }
             Step::Etc => f.write_str("overlay ro /etc, own passwd group hosts hostname resolv.conf gitconfig"),
             Step::Proc => f.write_str("proc /proc"),
@@ -363,6 +373,7 @@ mod tests {
             .rposition(|step| match step {
                 Step::Bind { path: p, .. }
                 | Step::Overlay { path: p, .. }
+                | Step::HomeOverlay { path: p, .. }
                 | Step::Mask { path: p }
                 | Step::MaskSocket { path: p }
                 | Step::Writable { path: p }
@@ -398,6 +409,27 @@ mod tests {
             assert_eq!(overlaid, project == Project::Cow);
             assert!(at(&steps, "/srv/work") < at(&steps, "/srv/work/target"));
         }
+    }
+
+    #[test]
+    fn what_is_frozen_lies_below_what_is_written() {
+        let options = Options { project: Project::Cow, ..Options::default() };
+        let mut record = record("/srv/p", options);
+        let frozen = |id: &str| lbx::layer::Frozen { id: id.repeat(16), uid: 65536, gid: 65536 };
+        record.layers.home = vec![frozen("2"), frozen("1")];
+        record.layers.project = vec![frozen("2")];
+        let steps = plan(&record, &Machine::default());
+        assert_eq!(
+            steps[at(&steps, "/srv/p")].to_string(),
+            "overlay rw /srv/p over 1 frozen layer and the id-mapped project"
+        );
+        let home = &steps[at(&steps, &record.home.display().to_string())];
+        assert_eq!(home.to_string(), format!("overlay rw /home/{} over 2 frozen layers", record.name));
+        assert!(!steps.iter().any(|step| matches!(step, Step::Bind { source: Source::Home, .. })));
+        // nothing frozen of a project that is written itself, whatever the record says
+        record.options.project = Project::Rw;
+        let steps = plan(&record, &Machine::default());
+        assert!(!steps.iter().any(|step| matches!(step, Step::Overlay { .. })));
     }
 
     #[test]

@@ -49,7 +49,7 @@ const CLOSED: [&str; 17] = [
     "/run/llima-box-agents",
 ];
 /// What these tools keep: neither it nor what holds it.
-const STATE: [&str; 2] = ["/var/lib/llima-box", "/run/llima-box"];
+const STATE: [&str; 3] = ["/var/lib/llima-box", "/run/llima-box", lbx::layer::FROZEN_HOMES];
 
 /// Whether `path`, canonical, may be seen inside at all; `Err` says why not.
 pub(crate) fn refuse_system(path: &Path, passwd: &str) -> Result<()> {
@@ -274,7 +274,7 @@ pub(crate) fn require_owner_can_write(project: &Opened, path: &Path) -> Result<(
 ///
 /// Other users' files are nobody's inside, and cannot be written; other groups' files are the
 /// owner's own in a group that they share with somebody, and would else be closed.
-pub(crate) fn id_map(owner: Owner, ids: Ids) -> Result<OwnedFd> {
+pub(crate) fn id_map(owner: Ids, ids: Ids) -> Result<OwnedFd> {
     let (wait, go) = io::pipe()?;
     match sys::clone(libc::CLONE_NEWUSER, None)
         .context("cannot make a user namespace (sysctl user.max_user_namespaces limits their number)")?
@@ -343,7 +343,7 @@ pub(crate) fn copy(source: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedF
 /// Whose the files that `ids` makes in `project` would be, by trying (`llima-box(7)`, OWNERSHIP).
 /// `None`: neither an id-mapped mount nor the file system helps, the owner's uid must be shared.
 pub(crate) fn observe_ownership(project: &Opened, ids: Ids) -> Result<Option<Ownership>> {
-    let map = id_map(project.owner, ids)?;
+    let map = id_map(Ids { uid: project.owner.uid, gid: project.owner.gid }, ids)?;
     if mapped_copy(project.fd.as_fd(), map.as_fd(), false).is_ok() {
         return Ok(Some(Ownership::Idmap));
     }
@@ -436,6 +436,7 @@ mod tests {
             "/var/lib",
             "/var/lib/llima-box/envs/x",
             "/run/llima-box",
+            "/home/.llima-box/work",
             "/var",
         ] {
             assert!(refuse_system(Path::new(path), PASSWD).is_err(), "{path}");

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use lbx::layer::Frozen;
 use lbx::record::Project;
 use lbx::sys::{self, MountChange};
 use lbx::{Failure, Name, Record, Result, record};
@@ -27,7 +28,7 @@ use rustix::process::{Gid, Uid};
 use super::accounts::Ids;
 use super::plan::{Access, Source, Step, Whose};
 use super::project::{self, Opened};
-use super::{etc, home, layers, mounts};
+use super::{etc, frozen, home, layers, mounts};
 
 const NOSUID: u64 = if cfg!(feature = "broken-nosuid") { 0 } else { libc::MOUNT_ATTR_NOSUID };
 const NODEV: u64 = if cfg!(feature = "broken-nodev") { 0 } else { libc::MOUNT_ATTR_NODEV };
@@ -69,8 +70,8 @@ pub(crate) fn gather(record: &Record, steps: &[Step], passwd: &str) -> Result<Ma
 
 struct Gathering<'a> {
     record: &'a Record,
-    /// User namespaces by the owner that they map.
-    maps: HashMap<(u32, u32), OwnedFd>,
+    /// User namespaces by what they map, and to what.
+    maps: HashMap<(Ids, Ids), OwnedFd>,
     warnings: Vec<String>,
 }
 
@@ -78,7 +79,19 @@ impl Gathering<'_> {
     fn mounts_of(&mut self, step: &Step) -> Result<Vec<(PathBuf, OwnedFd)>> {
         let (path, source, access, mapped) = match step {
             Step::Bind { path, source, access, mapped } => (path, source, access, mapped),
-            Step::Overlay { path, mapped } => return Ok(vec![(PathBuf::new(), self.lower_layer(path, *mapped)?)]),
+            Step::Overlay { path, mapped, .. } => {
+                let record = self.record;
+                let mut lowers = self.frozen(&record.layers.project, Frozen::upper, frozen::project_ids(record))?;
+                lowers.push(self.lower_layer(path, *mapped)?);
+                return Ok(lowers.into_iter().map(|lower| (PathBuf::new(), lower)).collect());
+            }
+            Step::HomeOverlay { path, .. } => {
+                let record = self.record;
+                self.open(path, &Source::Home)?;
+                let ids = Ids { uid: record.uid, gid: record.gid };
+                let lowers = self.frozen(&record.layers.home, Frozen::home, ids)?;
+                return Ok(lowers.into_iter().map(|lower| (PathBuf::new(), lower)).collect());
+            }
             _ => return Ok(Vec::new()),
         };
         let Some(opened) = self.open(path, source)? else { return Ok(Vec::new()) };
@@ -170,8 +183,29 @@ impl Gathering<'_> {
         if !mapped || opened.owner.uid == ids.uid {
             return Ok(project::copy(opened.fd.as_fd(), false)?);
         }
-        let map = map(&mut self.maps, opened.owner, ids)?;
+        let map = map(&mut self.maps, Ids { uid: opened.owner.uid, gid: opened.owner.gid }, ids)?;
         project::mapped_copy(opened.fd.as_fd(), map, false).map_err(|e| unmapped(path, e))
+    }
+
+    /// The frozen `layers` as an overlay takes them: each is at `path`, and its files show as those of `ids`.
+    fn frozen(&mut self, layers: &[Frozen], path: impl Fn(&Frozen) -> PathBuf, ids: Ids) -> Result<Vec<OwnedFd>> {
+        let mut copies = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let path = path(layer);
+            let opened = project::open(&path).map_err(|e| e.context("a frozen layer is missing"))?;
+            if !opened.is_dir || opened.owner.uid != layer.uid {
+                let message = format!("frozen layer '{}' is not uid {}'s directory", path.display(), layer.uid);
+                return Err(Failure::new(message).into());
+            }
+            copies.push(if (layer.uid, layer.gid) == (ids.uid, ids.gid) {
+                project::copy(opened.fd.as_fd(), false)?
+            } else {
+                let map = map(&mut self.maps, Ids { uid: layer.uid, gid: layer.gid }, ids)?;
+                project::mapped_copy(opened.fd.as_fd(), map, false)
+                    .with_context(|| format!("cannot id-map '{}'", path.display()))?
+            });
+        }
+        Ok(copies)
     }
 
     /// Copies with the owner's files shown as the environment's, mount by mount where a file system
@@ -181,7 +215,7 @@ impl Gathering<'_> {
         if opened.owner.uid == ids.uid {
             return Ok(vec![(PathBuf::new(), project::copy(opened.fd.as_fd(), true)?)]);
         }
-        let map = map(&mut self.maps, opened.owner, ids)?;
+        let map = map(&mut self.maps, Ids { uid: opened.owner.uid, gid: opened.owner.gid }, ids)?;
         if let Ok(mount) = project::mapped_copy(opened.fd.as_fd(), map, true) {
             return Ok(vec![(PathBuf::new(), mount)]);
         }
@@ -208,8 +242,8 @@ impl Gathering<'_> {
 }
 
 /// The user namespace that maps `owner` to `ids`, made once.
-fn map(maps: &mut HashMap<(u32, u32), OwnedFd>, owner: record::Owner, ids: Ids) -> Result<BorrowedFd<'_>> {
-    let map: &OwnedFd = match maps.entry((owner.uid, owner.gid)) {
+fn map(maps: &mut HashMap<(Ids, Ids), OwnedFd>, owner: Ids, ids: Ids) -> Result<BorrowedFd<'_>> {
+    let map: &OwnedFd = match maps.entry((owner, ids)) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => entry.insert(project::id_map(owner, ids)?),
     };
@@ -316,8 +350,12 @@ impl Building<'_> {
             }
             Step::Bind { path, .. } => mounts.iter().try_for_each(|(at, mount)| self.attach(mount, &path.join(at))),
             Step::Overlay { path, .. } => {
-                let [(_, lower)] = &mounts[..] else { return Ok(()) };
-                self.attach(&layers::overlay(self.record, lower, CONFINED as u32)?, path)
+                let lowers: Vec<OwnedFd> = mounts.into_iter().map(|(_, lower)| lower).collect();
+                self.attach(&layers::overlay(self.record, &lowers, CONFINED as u32)?, path)
+            }
+            Step::HomeOverlay { path, .. } => {
+                let lowers: Vec<OwnedFd> = mounts.into_iter().map(|(_, lower)| lower).collect();
+                self.attach(&layers::home_overlay(self.record, &lowers, CONFINED as u32)?, path)
             }
             Step::Etc => Ok(()),
             Step::Proc => self.mount("proc", &[], (CONFINED | libc::MOUNT_ATTR_NOEXEC) as u32, "/proc"),

@@ -1,0 +1,292 @@
+//! Snapshots: what was frozen comes back as it was, and nothing that anybody needs is lost on the way.
+
+use lbx_tests::machine::{exists, read, traces, write};
+use lbx_tests::{Command, Project, errors, host, text};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use serde_json::Value;
+
+/// All that a home or a project shows inside, to the last bit; of directories' sizes file systems make what
+/// they like.
+const SEEN: &str = "{ find . -printf '%p %y %m %U %G %T@ %l\\n'; find . ! -type d -printf '%p %s\\n'
+    find . -type f -exec sha256sum {} +; } | sort";
+/// Makes of everything that a home may hold something.
+const FILL: &str = "cd; mkdir -p a/b empty; echo one >a/file; ln a/file hard; ln -s a/file link; ln -s nowhere broken
+    printf '#!/bin/sh\\n' >a/b/run; chmod 751 a/b/run; chmod 700 a; truncate -s 3M sparse; printf x >>sparse
+    mkfifo pipe; : >'na
+me'; touch -d 2001-02-03T04:05:06.789 a/file; chmod 1777 empty; touch -d 1999-01-01 a/b";
+/// Changes all of it.
+const CHANGE: &str = "cd; echo two >>a/file; rm link; mkdir link; echo in >link/in; mv a/b a/c; mv a moved; rm -r empty
+    mkdir empty; echo new >empty/new; chmod 600 sparse; rm 'na
+me' pipe; chmod 755 .";
+
+/// `lbx-env VERB` of `project`, with `tags` behind it.
+fn env(verb: &str, project: &Project, tags: &[&str]) -> Command {
+    let mut command = project.env_tool(verb);
+    command.arg("--").arg(project.path()).args(tags);
+    command
+}
+
+/// As [`env`], of an environment that is stopped before; it must succeed and print nothing.
+fn snap(verb: &str, project: &Project, tags: &[&str]) {
+    project.must("stop");
+    env(verb, project, tags).assert().success().stdout("");
+}
+
+/// What the home shows inside.
+fn home(project: &Project) -> String {
+    project.sh(&format!("cd; {SEEN}"))
+}
+
+fn snapshots(name: &str) -> Vec<String> {
+    let dir = format!("/var/lib/llima-box/envs/{name}/snapshots");
+    lbx_tests::machine::entries(dir).iter().map(|file| file.trim_end_matches(".json").to_owned()).collect()
+}
+
+fn snapshot(name: &str, tag: &str) -> Value {
+    let text = read(format!("/var/lib/llima-box/envs/{name}/snapshots/{tag}.json"));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{tag}: {e}: {text}"))
+}
+
+/// The layers that there are of `name`, by what the machine keeps.
+fn held(name: &str) -> Vec<String> {
+    let script = format!("ls -d /var/lib/llima-box/layers/*/users/{name} 2>/dev/null || :");
+    host(&script).lines().map(|line| line.split('/').nth(5).unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn what_was_saved_of_a_home_comes_back_bit_for_bit() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.sh(FILL);
+    let saved = home(&project);
+    snap("save", &project, &["one"]);
+    assert_eq!(home(&project), saved, "a save changes nothing that is seen");
+    project.sh(CHANGE);
+    let changed = home(&project);
+    assert_ne!(changed, saved);
+    assert!(changed.contains("./moved/c/run f 751") && !changed.contains("./a "), "{changed}");
+    snap("restore", &project, &["one"]);
+    assert_eq!(home(&project), saved);
+    // and so does what it replaced
+    let tags = snapshots(&name);
+    let before = tags.iter().find(|tag| tag.starts_with("before-one-")).unwrap();
+    assert_eq!((tags.len(), &snapshot(&name, before)["safety"]), (2, &Value::from(true)), "{tags:?}");
+    snap("restore", &project, &[before]);
+    assert_eq!(home(&project), changed);
+    // which was a snapshot already
+    assert_eq!(snapshots(&name), tags);
+    snap("restore", &project, &["one"]);
+    project.must("delete");
+    assert_eq!(held(&name), Vec::<String>::new());
+    assert_eq!(traces(&name), Vec::<String>::new());
+}
+
+#[test]
+fn a_copy_on_write_project_comes_back_with_the_home() {
+    let project = Project::new();
+    project.write("src/a", "one\n");
+    project.write("src/b", "two\n");
+    project.write("dir/deep/c", "three\n");
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo in >>src/a; rm -r dir; mkdir dir; echo d >dir/d; echo home >~/file; chmod 700 .");
+    let both = |project: &Project| project.sh(SEEN) + &home(project);
+    let saved = both(&project);
+    snap("save", &project, &["one"]);
+    assert_eq!(both(&project), saved);
+    project.sh("rm src/a; echo more >src/b; rm -r dir; rm ~/file; echo x >new; chmod 755 .");
+    let changed = both(&project);
+    snap("save", &project, &["two"]);
+    assert_eq!(both(&project), changed, "over two layers");
+    let layers = project.record()["layers"].clone();
+    assert_eq!((layers["home"].as_array().unwrap().len(), layers["project"].as_array().unwrap().len()), (2, 2));
+    assert_eq!(project.record()["schema"], 3);
+    for (tag, seen) in [("one", &saved), ("two", &changed), ("one", &saved)] {
+        snap("restore", &project, &[tag]);
+        assert_eq!(&both(&project), seen, "{tag}");
+    }
+    // nothing was to lose
+    assert_eq!(snapshots(&name), ["one", "two"]);
+    assert_eq!(project.read("src/a") + &project.read("src/b") + &project.read("dir/deep/c"), "one\ntwo\nthree\n");
+    // what the project has outside is still seen where the inside left it
+    project.write("src/b", "outside\n");
+    assert_eq!(project.sh("cat src/b"), "outside\n");
+}
+
+#[test]
+fn what_nothing_needs_any_more_is_removed_and_nothing_else() {
+    let project = Project::new();
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo 1 >~/file; echo 1 >file");
+    snap("save", &project, &["one"]);
+    project.sh("echo 2 >~/file");
+    snap("save", &project, &["two"]);
+    assert_eq!(held(&name).len(), 2);
+    // the newer lies over the older
+    env("forget", &project, &["one"]).assert().success();
+    assert_eq!(held(&name).len(), 2);
+    assert_eq!(project.sh("cat ~/file file"), "2\n1\n");
+    env("forget", &project, &["two", "three"])
+        .assert()
+        .code(1)
+        .stderr(contains("no such snapshot").and(contains("three")));
+    assert_eq!(
+        (held(&name).len(), project.sh("cat ~/file file")),
+        (2, "2\n1\n".to_owned()),
+        "they are the environment's"
+    );
+    snap("save", &project, &["three"]);
+    project.sh("rm ~/file");
+    snap("save", &project, &["four"]);
+    snap("restore", &project, &["three"]);
+    assert_eq!((held(&name).len(), project.sh("cat ~/file")), (3, "2\n".to_owned()));
+    env("forget", &project, &["four"]).assert().success();
+    assert_eq!(held(&name).len(), 2);
+    let ids = held(&name);
+    project.must("delete");
+    for id in ids {
+        assert!(!exists(format!("/var/lib/llima-box/layers/{id}")) && !exists(format!("/home/.llima-box/{id}")));
+    }
+}
+
+#[test]
+fn a_snapshot_is_of_what_does_not_run_and_has_a_name_of_its_own() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.sh("echo 1 >~/file");
+    for verb in ["save", "restore"] {
+        let told = errors(env(verb, &project, &["one"]).assert().code(1));
+        assert!(told.contains("is running") && told.contains(&format!("lbx-env stop {name}")), "{told}");
+    }
+    snap("save", &project, &["one"]);
+    let told = errors(env("save", &project, &["one"]).assert().code(1));
+    assert!(told.contains("has a snapshot 'one' already"), "{told}");
+    for tag in ["", "..", "a/b", "-x", ".x", "a b", "a\nb", "\u{e4}", &"x".repeat(65)] {
+        for verb in ["save", "restore", "forget"] {
+            env(verb, &project, &[tag]).assert().code(2).stderr(contains("tag"));
+        }
+    }
+    for verb in ["restore", "forget"] {
+        let told = errors(env(verb, &project, &["other"]).assert().code(1));
+        assert!(told.contains("no such snapshot") && told.contains("other") && told.contains("one"), "{told}");
+    }
+    assert_eq!(snapshots(&name), ["one"]);
+    assert_eq!(project.sh("cat ~/file"), "1\n");
+}
+
+#[test]
+fn the_plan_tells_of_snapshots_and_changes_nothing() {
+    let project = Project::new();
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo 1 >~/file; echo 1 >file");
+    project.must("stop");
+    let dry = |verb: &str, tags: &[&str]| {
+        let mut command = project.env_tool(verb);
+        text(command.arg("--dry-run").arg("--").arg(project.path()).args(tags).assert().success())
+    };
+    let plan =
+        format!("freeze home of {name}\nfreeze changes of the project of {name}\nwrite snapshot one of {name}\n");
+    assert_eq!(dry("save", &["one"]), plan);
+    assert!(held(&name).is_empty() && snapshots(&name).is_empty());
+    snap("save", &project, &["one"]);
+    assert!(dry("restore", &["one"]).contains(&format!("restore snapshot one of {name}")));
+    assert_eq!(dry("forget", &["one"]), format!("remove snapshot one of {name}\n"));
+    assert!(dry("delete", &[]).contains(&format!("remove snapshot one of {name}")));
+    let start = dry("start", &[]);
+    assert!(start.contains(&format!("overlay rw /home/{name} over 1 frozen layer\n")), "{start}");
+    assert!(start.contains("over 1 frozen layer and the"), "{start}");
+    assert_eq!(snapshots(&name), ["one"]);
+}
+
+#[test]
+fn frozen_layers_are_roots_alone_and_do_not_show_inside() {
+    let project = Project::new();
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo 1 >~/file; echo 1 >file");
+    snap("save", &project, &["one"]);
+    assert_eq!(host("stat -c '%u %g %a' /var/lib/llima-box/layers /home/.llima-box"), "0 0 700\n0 0 700\n");
+    let mounts = project.sh("cat /proc/self/mountinfo");
+    for at in [project.str().to_owned(), format!("/home/{name}")] {
+        let overlay = mounts.lines().find(|line| line.contains(&format!(" {at} "))).unwrap();
+        assert!(overlay.contains(" overlay ") && overlay.contains("nosuid,nodev"), "{overlay}");
+        for told in ["/var/lib/llima-box", ".llima-box", "/proc/", "/run/llima-box", &held(&name)[0]] {
+            assert!(!overlay.contains(told), "{told}: {overlay}");
+        }
+    }
+    let inside = "[ ! -e /var/lib/llima-box ] && [ ! -e /home/.llima-box ] && [ \"$(ls -A /home)\" = \"$LBX_ENV\" ]";
+    project.sh(inside);
+    // what is frozen stays as it is
+    let frozen =
+        format!("cd /home/.llima-box/{0}/home; {SEEN}; cd /var/lib/llima-box/layers/{0}/upper; {SEEN}", held(&name)[0]);
+    let before = host(&frozen);
+    project.sh("echo 2 >>~/file; rm file; mkdir file; mv ~/file ~/other; chmod 700 ~; touch ~/.profile");
+    assert_eq!(host(&frozen), before);
+}
+
+#[test]
+fn a_snapshot_of_changes_is_not_put_over_a_project_that_is_written_itself() {
+    let project = Project::new();
+    project.write("file", "theirs\n");
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo in >file; echo 1 >~/file");
+    snap("save", &project, &["one"]);
+    // frozen changes are changes
+    let set = |asked: &str| project.env_tool("set").args(["--project", asked, &name]).assert();
+    for asked in ["rw", "ro"] {
+        set(asked).code(1).stderr(contains("has changes"));
+    }
+    project.must("stop");
+    let mut discard = project.env_tool("discard");
+    discard.arg(&name).assert().success();
+    assert_eq!(project.sh("cat file ~/file"), "theirs\n1\n");
+    assert_eq!(project.record()["layers"]["project"], Value::Array(Vec::new()));
+    project.must("stop");
+    set("rw").success();
+    assert_eq!(project.sh("cat file ~/file"), "theirs\n1\n");
+    project.must("stop");
+    let told = errors(env("restore", &project, &["one"]).assert().code(1));
+    assert!(told.contains("has changes of the project") && told.contains("lbx-env set --project cow"), "{told}");
+    set("cow").success();
+    snap("restore", &project, &["one"]);
+    assert_eq!(project.sh("cat file"), "in\n");
+    assert_eq!(project.read("file"), "theirs\n");
+}
+
+#[test]
+fn a_damaged_snapshot_is_named_and_breaks_nothing_else() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.sh("echo 1 >~/file");
+    snap("save", &project, &["one"]);
+    project.sh("echo 2 >~/file");
+    snap("save", &project, &["two"]);
+    let file = format!("/var/lib/llima-box/envs/{name}/snapshots/one.json");
+    write(&file, b"{\"schema\":1");
+    let told = errors(env("restore", &project, &["one"]).assert().code(1));
+    assert!(told.contains(&file) && told.contains("damaged") && told.contains("lbx-env forget"), "{told}");
+    snap("restore", &project, &["two"]);
+    assert_eq!(project.sh("cat ~/file; echo 3 >~/file"), "2\n");
+    // nobody knows what it needs: nothing goes, and that is told
+    snap("save", &project, &["three"]);
+    let told = errors(env("restore", &project, &["two"]).assert().success());
+    assert!(told.contains("no room was freed") && told.contains(&file), "{told}");
+    assert_eq!(held(&name).len(), 3);
+    env("forget", &project, &["one", "three"]).assert().success().stderr("");
+    assert_eq!((held(&name).len(), project.sh("cat ~/file")), (2, "2\n".to_owned()));
+}
+
+#[test]
+fn a_damaged_record_forgets_no_frozen_layer() {
+    let project = Project::new();
+    let name = project.create(&["--project", "cow"]);
+    project.sh("echo 1 >~/file; echo 1 >file");
+    snap("save", &project, &["one"]);
+    let file = format!("/var/lib/llima-box/envs/{name}/record.json");
+    for damaged in [read(&file).replace("\"schema\":3", "\"schema\":9"), "{".to_owned()] {
+        write(&file, damaged.as_bytes());
+        assert_eq!(project.state(), "broken");
+        project.must("repair");
+        assert_eq!(project.sh("cat ~/file file"), "1\n1\n", "{damaged}");
+        project.must("stop");
+    }
+}
