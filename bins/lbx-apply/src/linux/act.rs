@@ -20,7 +20,7 @@ use lbx::path::JsonPath;
 use lbx::sys::Looks;
 use lbx::{Failure, Result};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, fchmod, fchown, fstat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, fchown, fstat,
     futimens, linkat, mkdirat, mknodat, openat, openat2, readlinkat, renameat, renameat_with, statat, symlinkat,
     unlinkat,
 };
@@ -525,7 +525,7 @@ impl Sides<'_> {
         let theirs = attributes(source.as_fd())?;
         self.as_person(|| {
             set_attributes(own.as_fd(), &theirs)?;
-            Ok(fchmod(&own, Mode::from_raw_mode(stat.st_mode & MODES))?)
+            chmod(own.as_fd(), stat.st_mode & MODES)
         })?;
         Ok(Some(Stamp::of(&fstat(&own)?)))
     }
@@ -553,12 +553,12 @@ impl Sides<'_> {
                     Some((text, _)) => (&own).write_all(text)?,
                     None => copy(file, &own)?,
                 }
-                let (theirs, made) = (attributes(file.as_fd())?, fstat(&own)?);
+                let theirs = attributes(file.as_fd())?;
                 let mode = merged.map_or(stat.st_mode & MODES, |(_, mode)| *mode);
                 self.as_person(|| {
-                    give_group(&made, self.group(stat), |gid| fchown(&own, None, Some(gid)))?;
+                    give_group(&fstat(&own)?, self.group(stat), |gid| fchown(&own, None, Some(gid)))?;
                     set_attributes(own.as_fd(), &theirs)?;
-                    fchmod(&own, Mode::from_raw_mode(mode))?;
+                    chmod(own.as_fd(), mode)?;
                     // finer than the clock of any write: who writes it next has another time
                     Ok(futimens(&own, &now())?)
                 })?;
@@ -829,8 +829,11 @@ fn not_empty(path: &Path) -> &Path {
 }
 
 /// `fchmod(2)` takes no descriptor that was opened with O_PATH.
-fn chmod(dir: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::chmod(proc_path(dir).as_path(), Mode::from_raw_mode(mode))?)
+///
+/// As the owner, who alone may: on a share that is whoever has looked last.
+fn chmod(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    fstat(file)?;
+    Ok(rustix::fs::chmod(proc_path(file).as_path(), Mode::from_raw_mode(mode))?)
 }
 
 /// Gives `aside` the name `name`, unless something has it: by a rename that replaces nothing, or by a
