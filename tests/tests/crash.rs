@@ -535,3 +535,158 @@ fn the_machine_is_looked_at_where_something_can_be_seen() {
     }
     assert!(machine::traces(&project.name()).len() > 5);
 }
+
+/// What is disturbed of snapshots.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Snap {
+    Save,
+    Restore,
+    Forget,
+}
+
+impl Snap {
+    /// What the environment's home and its copy-on-write project show.
+    const SEEN: &str = "cat ~/file ~/moved/file file 2>/dev/null || :";
+    const FIRST: &str = "home\nin\n";
+    const SECOND: &str = "more\nhome\n";
+
+    /// Makes what is disturbed, and returns its words.
+    fn prepare(self, project: &Project) -> Vec<String> {
+        let env = |words: &[&str]| {
+            project.env_tool(words[0]).arg("--").arg(project.path()).args(&words[1..]).assert().success()
+        };
+        let name = project.create(&["--project", "cow"]);
+        project.sh("mkdir ~/dir; echo home | tee ~/file >~/dir/file; echo in >file");
+        project.must("stop");
+        if self != Snap::Save {
+            env(&["save", "one"]);
+            project.sh("echo more >~/file; mv ~/dir ~/moved; rm file");
+            project.must("stop");
+        }
+        let tags = match self {
+            Snap::Save => vec!["one".to_owned()],
+            Snap::Restore => vec!["one".to_owned()],
+            Snap::Forget => {
+                env(&["save", "two"]);
+                env(&["restore", "one"]);
+                vec!["two".to_owned()]
+            }
+        };
+        let verb = match self {
+            Snap::Save => "save",
+            Snap::Restore => "restore",
+            Snap::Forget => "forget",
+        };
+        let words = [tool_file("lbx-env").display().to_string(), verb.to_owned(), "--".to_owned(), name];
+        words.into_iter().chain(tags).collect()
+    }
+
+    /// After an interruption nothing of what was written is lost, and the command again, or repair, or a
+    /// start finishes what was begun; delete leaves nothing.
+    fn finishes(self, project: &Project, words: &[String], round: usize, what: &str) {
+        let env = |verb: &str, tags: &[&str]| {
+            project.must("stop");
+            project.env_tool(verb).arg("--").arg(project.path()).args(tags).assert().success();
+        };
+        let again = round.is_multiple_of(3);
+        if again {
+            let output = command(&words[0]).args(&words[1..]).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            let done = told.contains("has a snapshot 'one' already") || told.contains("no such snapshot");
+            assert!(output.status.success() || done, "{self:?} after {what}: {output:?}");
+        }
+        if round % 3 == 1 {
+            project.must("repair");
+        }
+        let seen = project.sh(Snap::SEEN);
+        match self {
+            Snap::Save => {
+                assert_eq!(seen, Snap::FIRST, "{self:?} after {what}");
+                env("save", &["later"]);
+                project.sh("rm -r ~/file ~/dir file");
+                env("restore", &[if again { "one" } else { "later" }]);
+                assert_eq!(project.sh(Snap::SEEN), Snap::FIRST, "{self:?} after {what}");
+            }
+            Snap::Restore => {
+                assert!(seen == Snap::FIRST || (!again && seen == Snap::SECOND), "{self:?} after {what}: {seen}");
+                env("restore", &["one"]);
+                assert_eq!(project.sh(Snap::SEEN), Snap::FIRST, "{self:?} after {what}");
+                // what was there is still to be had
+                let tags = entries(format!("/var/lib/llima-box/envs/{}/snapshots", project.name()));
+                let kept = tags.iter().filter_map(|file| file.strip_suffix(".json")).any(|tag| {
+                    tag != "one" && {
+                        env("restore", &[tag]);
+                        project.sh(Snap::SEEN) == Snap::SECOND
+                    }
+                });
+                assert!(kept, "{self:?} after {what}: {tags:?}");
+            }
+            Snap::Forget => {
+                assert_eq!(seen, Snap::FIRST, "{self:?} after {what}");
+                env("restore", &["one"]);
+                assert_eq!(project.sh(Snap::SEEN), Snap::FIRST, "{self:?} after {what}");
+                let layers = entries("/var/lib/llima-box/layers");
+                assert!(!again || layers.len() == 1, "{self:?} after {what}: {layers:?}");
+            }
+        }
+        project.must("delete");
+        nothing_is_left(&format!("{self:?} after {what}"));
+    }
+}
+
+/// Disturbs each change of `snap` once, as `how` says.
+fn disturb_each_change(snap: Snap, how: &str) {
+    if !is_killed_here() || !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let counted = Project::new();
+    let words = snap.prepare(&counted);
+    let (changing, _) = calls_of(&counted.base().join("strace"), &words);
+    drop(counted);
+    // what makes a process, or keeps its tracer's, is no change of a snapshot
+    let not_failing = ["fcntl", "exit_group", "execve", "close_range"];
+    let changing: Vec<_> =
+        changing.into_iter().filter(|(c, _)| how.starts_with("signal") || !not_failing.contains(&c.as_str())).collect();
+    let (mut disturbed, rounds) = (0, changing.len());
+    for (round, (call, when)) in changing.into_iter().enumerate() {
+        let project = Project::new();
+        let words = snap.prepare(&project);
+        let inject = format!("inject={call}:{how}:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &words);
+        disturbed += usize::from(!output.status.success());
+        if !how.starts_with("signal") && !output.status.success() {
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{snap:?} with {inject}: {output:?}");
+            assert!(told.starts_with("lbx-env: ") && told.len() > 20, "{snap:?} with {inject}: {told}");
+        }
+        snap.finishes(&project, &words, round, &inject);
+    }
+    assert!(disturbed > rounds / 3, "only {disturbed} of {rounds} runs of {snap:?} were disturbed");
+}
+
+#[test]
+fn save_killed_before_any_change_loses_nothing() {
+    disturb_each_change(Snap::Save, "signal=KILL");
+}
+
+#[test]
+fn restore_killed_before_any_change_loses_nothing() {
+    disturb_each_change(Snap::Restore, "signal=KILL");
+}
+
+#[test]
+fn forget_killed_before_any_change_loses_nothing() {
+    disturb_each_change(Snap::Forget, "signal=KILL");
+}
+
+#[test]
+fn save_on_a_full_disk_says_so_and_loses_nothing() {
+    disturb_each_change(Snap::Save, "error=ENOSPC");
+}
+
+#[test]
+fn restore_on_a_full_disk_says_so_and_loses_nothing() {
+    disturb_each_change(Snap::Restore, "error=ENOSPC");
+}
