@@ -1,7 +1,7 @@
 //! Snapshots: what was frozen comes back as it was, and nothing that anybody needs is lost on the way.
 
 use lbx_tests::machine::{exists, read, traces, write};
-use lbx_tests::{Command, Project, errors, host, text};
+use lbx_tests::{Command, Place, Project, errors, host, installed, only_at, text};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -289,4 +289,130 @@ fn a_damaged_record_forgets_no_frozen_layer() {
         assert_eq!(project.sh("cat ~/file file"), "1\n1\n", "{damaged}");
         project.must("stop");
     }
+}
+
+/// Lets the environment `to` have the layers of `from`, as they are recorded.
+fn share(from: &str, to: &str) {
+    let file = |name: &str| format!("/var/lib/llima-box/envs/{name}/record.json");
+    let json = |name: &str| -> Value { serde_json::from_str(&read(file(name))).unwrap() };
+    let mut record = json(to);
+    record["layers"] = json(from)["layers"].clone();
+    record["schema"] = 3.into();
+    for layer in record["layers"].as_object().unwrap().values().flat_map(|list| list.as_array().unwrap()) {
+        host(&format!("touch /var/lib/llima-box/layers/{}/users/{to}", layer["id"].as_str().unwrap()));
+    }
+    host(&format!("find /home/{to} -mindepth 1 -delete"));
+    write(file(to), (record.to_string() + "\n").as_bytes());
+}
+
+#[test]
+fn a_layer_that_two_need_is_each_ones_own_and_outlives_one() {
+    let (project, other) = (Project::new(), Project::new());
+    let name = project.create(&["--project", "cow"]);
+    let second = other.create(&["--project", "cow"]);
+    project.sh(&format!("{FILL}; mkdir private; chmod 700 private; echo p >private/file"));
+    project.sh("mkdir dir; echo in >dir/file; chmod 700 dir");
+    snap("save", &project, &["one"]);
+    let owned = |project: &Project| project.sh("find ~ . -printf '%p %u %g %m %T@\\n' | sort");
+    let as_second = |text: &str| text.replace(&name, &second).replace(project.str(), other.str());
+    let (seen, shown) = (owned(&project), home(&project));
+    project.must("stop");
+    share(&name, &second);
+    // whose uids the files have on the disk is not seen
+    let theirs = other.sh("find ~ . -printf '%p %u %g %m %T@\\n' | sort");
+    // the tops were not made as those of a fork are
+    let tops = format!("/home/{second} ");
+    let own = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with(&tops) && !line.starts_with(". ")).map(str::to_owned).collect()
+    };
+    if !project.shares_uid() {
+        assert_eq!(own(&theirs), own(&as_second(&seen)));
+    }
+    assert_eq!(other.sh("cat ~/private/file dir/file ~/hard"), "p\nin\none\n");
+    // what one does the other does not see
+    other.sh("echo theirs >~/a/file; rm -r ~/private dir; mv ~/a ~/b; echo x >new");
+    assert_eq!(home(&project), shown);
+    assert_eq!(project.sh("cat dir/file; ls"), "in\ndir\n");
+    let id = held(&name)[0].clone();
+    project.must("delete");
+    assert_eq!(held(&second), std::slice::from_ref(&id));
+    other.must("stop");
+    assert_eq!(other.sh("cat ~/b/file ~/hard new"), "theirs\none\nx\n");
+    // nor does a save or a restore of what is another's first
+    snap("save", &other, &["two"]);
+    other.sh("rm -r ~/b; rm new");
+    snap("restore", &other, &["two"]);
+    assert_eq!(other.sh("cat ~/b/file ~/hard new"), "theirs\none\nx\n");
+    other.must("delete");
+    assert!(!exists(format!("/var/lib/llima-box/layers/{id}")) && !exists(format!("/home/.llima-box/{id}")));
+}
+
+#[test]
+fn attributes_of_files_are_saved_and_marks_of_overlays_do_not_show() {
+    if !installed(&["python3"]) {
+        return;
+    }
+    let project = Project::new();
+    project.create(&[]);
+    let list = "import os
+for top, dirs, files in os.walk(os.environ['HOME']):
+    for path in [top] + [os.path.join(top, file) for file in files]:
+        for name in os.listxattr(path): print(path, name, os.getxattr(path, name))";
+    project
+        .enter([
+            "python3",
+            "-c",
+            "import os; os.chdir(os.environ['HOME']); os.mkdir('dir'); open('dir/file', 'w').close()
+os.setxattr('dir/file', 'user.one', b'1'); os.setxattr('dir', 'user.two', b'2'); os.setxattr('.', 'user.three', b'3')",
+        ])
+        .assert()
+        .success();
+    let seen = text(project.enter(["python3", "-c", list]).assert().success());
+    assert_eq!(seen.lines().count(), 3, "{seen}");
+    snap("save", &project, &["one"]);
+    assert_eq!(text(project.enter(["python3", "-c", list]).assert().success()), seen);
+    project.sh("mv ~/dir ~/other; rm ~/other/file; mkdir ~/dir");
+    assert_eq!(text(project.enter(["python3", "-c", list]).assert().success()).lines().count(), 2);
+    snap("restore", &project, &["one"]);
+    assert_eq!(text(project.enter(["python3", "-c", list]).assert().success()), seen);
+}
+
+#[test]
+fn a_frozen_layer_that_is_gone_is_named() {
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.sh("echo 1 >~/file");
+    snap("save", &project, &["one"]);
+    project.sh("echo 2 >~/file");
+    snap("save", &project, &["two"]);
+    let layers = project.record()["layers"]["home"].clone();
+    let id = layers[1]["id"].as_str().unwrap();
+    host(&format!("mv /home/.llima-box/{id} /home/.llima-box/kept"));
+    let told = errors(project.enter(["true"]).assert().code(125));
+    assert!(told.contains("a frozen layer is missing") && told.contains(id), "{told}");
+    for tag in ["one", "two"] {
+        let told = errors(env("restore", &project, &[tag]).assert().code(1));
+        assert!(told.contains("a frozen layer is missing") && told.contains(id), "{told}");
+    }
+    host(&format!("mv /home/.llima-box/kept /home/.llima-box/{id}"));
+    assert_eq!(project.sh("cat ~/file"), "2\n");
+    assert_eq!(snapshots(&name), ["one", "two"]);
+}
+
+#[test]
+fn a_home_that_cannot_be_moved_is_not_frozen_and_stays_as_it_is() {
+    if !only_at(&[Place::Local], "a mount there is seen by nobody else") {
+        return;
+    }
+    let project = Project::new();
+    let name = project.create(&[]);
+    project.sh("echo 1 >~/file");
+    project.must("stop");
+    host(&format!("mount --bind /home/{name} /home/{name}"));
+    let told = errors(env("save", &project, &["one"]).assert().code(1));
+    host(&format!("umount /home/{name}"));
+    assert!(told.contains(&format!("/home/{name}")) && told.contains("mount of its own"), "{told}");
+    assert!(held(&name).is_empty() && snapshots(&name).is_empty() && project.record().get("layers").is_none());
+    assert!(!exists(format!("/home/.llima-box/work/{name}")));
+    assert_eq!(project.sh("cat ~/file"), "1\n");
 }
