@@ -207,6 +207,7 @@ lbx-diff|--name-only|flag|Print names without letters
 lbx-diff|-z|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
 lbx-diff|--null|flag|Names end with NUL and are not quoted; operands on standard input end with NUL
 lbx-diff|--digest|flag|In JSON, the SHA-256 of files, before and after
+lbx-diff|--against|@env|Compare with what environment ENV2 of the same path has, and not with the project
 lbx-diff|--color|auto always never|When to colour: auto, always or never
 lbx-diff|--no-pager|flag|Print to the terminal itself, through no pager
 lbx-diff|@1|@env|Name, or path of the project

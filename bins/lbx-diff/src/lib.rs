@@ -15,6 +15,7 @@ use lbx::cli::Common;
   lbx-diff --patch . | git apply    all of it, outside
   lbx-diff --json . src | jq -r 'select(.conflict) | .path'
   lbx-diff --stat . src docs        how many lines, in two directories
+  lbx-diff --against app-1a2b try-1-1a2b   what one environment has otherwise than another
 
 The exit status is 0 when nothing was changed, 1 when something was, 2 when
 lbx-diff could not tell."
@@ -29,6 +30,9 @@ pub struct Cli {
     /// In JSON, the SHA-256 of files, before and after
     #[arg(long, requires = "json")]
     pub digest: bool,
+    /// Compare with what environment ENV2 of the same path has, and not with the project
+    #[arg(long, value_name = "ENV2")]
+    pub against: Option<OsString>,
     /// When to colour: auto, always or never
     #[arg(long, value_name = "WHEN", default_value = "auto", hide_default_value = true, hide_possible_values = true)]
     pub color: When,

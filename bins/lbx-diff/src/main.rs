@@ -80,11 +80,19 @@ fn words(cli: &Cli, paths: &[OsString], place: &Place, on: &Place) -> Result<Vec
         (true, "--no-pager"),
     ];
     words.extend(given.iter().filter(|(given, _)| *given).map(|(_, word)| OsString::from(word)));
+    let env = |env: &OsString| -> Result<OsString> {
+        Ok(match lbx::Name::parse(env) {
+            Some(_) => env.clone(),
+            None => place.path(Path::new(env))?.into(),
+        })
+    };
+    if let Some(other) = &cli.against {
+        let mut word = OsString::from("--against=");
+        word.push(env(other)?);
+        words.push(word);
+    }
     words.push("--".into());
-    words.push(match lbx::Name::parse(&cli.env) {
-        Some(_) => cli.env.clone(),
-        None => place.path(Path::new(&cli.env))?.into(),
-    });
+    words.push(env(&cli.env)?);
     words.extend(paths.iter().cloned());
     Ok(words)
 }
@@ -97,7 +105,19 @@ mod tests {
     #[test]
     fn a_call_is_the_same_at_its_place() {
         let place = Place::Ssh("host".into());
-        let words = ["lbx-diff", "-q", "-z", "--name-only", "--color=never", "--no-pager", "--", "/p", "-x", "y z"];
+        let words = [
+            "lbx-diff",
+            "-q",
+            "-z",
+            "--name-only",
+            "--color=never",
+            "--no-pager",
+            "--against=/-o",
+            "--",
+            "/p",
+            "-x",
+            "y z",
+        ];
         let cli = Cli::try_parse_from(words).unwrap();
         let far = call(&cli, &cli.paths, &place).unwrap().words;
         assert_eq!(far[..2], ["--on", "local"]);

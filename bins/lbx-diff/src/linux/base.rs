@@ -48,6 +48,12 @@ impl Base {
         Ok(Base { since: (base.sec, base.nsec), applied: applied(&lines) })
     }
 
+    /// One after which nothing was applied.
+    #[cfg(test)]
+    pub(crate) fn at(since: (i64, i64)) -> Base {
+        Base { since, applied: HashMap::new() }
+    }
+
     /// Whether nothing has changed `entry` since.
     pub(crate) fn is_older(&self, entry: &Entry) -> bool {
         entry.ctime < self.since
@@ -98,7 +104,17 @@ mod tests {
     use crate::linux::layers::Kind;
 
     fn entry(inode: u64, ctime: (i64, i64)) -> Entry {
-        Entry { kind: Kind::File, mode: 0o644, size: 0, target: None, device: (0, 0), inode, ctime, mtime: ctime }
+        Entry {
+            layer: 0,
+            kind: Kind::File,
+            mode: 0o644,
+            size: 0,
+            target: None,
+            device: (0, 0),
+            inode,
+            ctime,
+            mtime: ctime,
+        }
     }
 
     #[test]

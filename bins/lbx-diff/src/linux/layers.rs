@@ -33,8 +33,10 @@ enum Eyes {
     Root(u32),
 }
 
-/// One of the two layers.
+/// One layer: the person's project, or what an environment changed, now or before it was frozen.
 pub(crate) struct Layer {
+    /// What a frozen one is called.
+    id: Option<String>,
     top: OwnedFd,
     eyes: Eyes,
     looks: Looks,
@@ -67,6 +69,8 @@ impl Kind {
 /// What a name stands for in a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
+    /// The layer that it lies in, by its place among all.
+    pub(crate) layer: usize,
     pub(crate) kind: Kind,
     pub(crate) mode: u32,
     pub(crate) size: u64,
@@ -87,16 +91,26 @@ impl Entry {
 
 impl Layer {
     /// The person's project, whose top is open, seen as the caller.
-    pub(crate) fn lower(top: OwnedFd, looks: Looks) -> Layer {
-        Layer { top, eyes: Eyes::Caller, looks }
+    pub(crate) fn project(top: OwnedFd, looks: Looks) -> Layer {
+        Layer { id: None, top, eyes: Eyes::Caller, looks }
     }
 
-    /// What the environment, whose account has `uid`, changed.
-    pub(crate) fn upper(top: OwnedFd, looks: Looks, uid: u32) -> Layer {
-        Layer { top, eyes: Eyes::Root(uid), looks }
+    /// What the account `uid` of an environment changed; `id`: what that is called since it was frozen.
+    pub(crate) fn written(top: OwnedFd, looks: Looks, uid: u32, id: Option<String>) -> Layer {
+        Layer { id, top, eyes: Eyes::Root(uid), looks }
     }
 
-    /// Opens the top of the lower layer, an absolute path without links.
+    /// What it is called, if it is frozen.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Whether it is the person's project, below all others.
+    pub(crate) fn is_project(&self) -> bool {
+        matches!(self.eyes, Eyes::Caller)
+    }
+
+    /// Opens the top of the project, an absolute path without links.
     pub(crate) fn open_top(path: &std::path::Path, looks: Looks) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         Ok(looks.take(|| openat2(CWD, path, DIRECTORY, Mode::empty(), resolve))??)
@@ -232,12 +246,12 @@ impl Layer {
         }
     }
 
-    /// The handle of `name` in `dir`; of `dir` for an empty name. `None` where there are none.
+    /// The handle of `name` in `dir`; of `dir` for an empty name. `None` where there is none.
     pub(crate) fn handle(&self, dir: &OwnedFd, name: &[u8]) -> io::Result<Option<sys::Handle>> {
         let name = std::ffi::CString::new(name)?;
         match self.look(|| sys::handle(dir.as_fd(), &name)) {
             Ok(handle) => Ok(Some(handle)),
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT | libc::ENOTDIR)) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -253,6 +267,7 @@ fn entry(stat: &Statx, target: Option<Vec<u8>>) -> Entry {
         _ => Kind::Device,
     };
     Entry {
+        layer: 0,
         kind,
         mode: u32::from(stat.stx_mode) & 0o7777,
         size: stat.stx_size,
@@ -288,7 +303,7 @@ mod tests {
 
     fn layer(dir: &std::path::Path) -> Layer {
         let own = rustix::process::geteuid().as_raw();
-        Layer::lower(open(dir, DIRECTORY, Mode::empty()).unwrap(), Looks::of(own, own, &[]).unwrap())
+        Layer::project(open(dir, DIRECTORY, Mode::empty()).unwrap(), Looks::of(own, own, &[]).unwrap())
     }
 
     #[test]

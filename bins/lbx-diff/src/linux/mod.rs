@@ -1,4 +1,4 @@
-//! What an environment of this machine changed of its project.
+//! What an environment of this machine changed of its project, or has otherwise than another one.
 
 mod base;
 mod blob;
@@ -7,6 +7,7 @@ mod layers;
 mod patch;
 mod print;
 mod quote;
+mod stack;
 mod stat;
 mod walk;
 
@@ -17,17 +18,15 @@ use std::path::{Component, Path};
 
 use anyhow::Context;
 use lbx::caller::Caller;
-use lbx::failure::status;
-use lbx::record::{self, Project, Record};
+use lbx::failure::{Failure, Result, fail, status};
+use lbx::record::Project;
 use lbx::sys::Looks;
-use lbx::{Failure, Result, layer, step};
 use lbx_diff::Cli;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use crate::TOOL;
 use base::Base;
-use layers::Layer;
 use print::Troubles;
+use stack::Layers;
 use walk::{Walk, Wanted};
 
 /// The status where something was changed.
@@ -35,24 +34,38 @@ const CHANGED: u8 = 1;
 
 /// Prints what was changed at or below `paths`, all where there are none.
 pub(crate) fn diff(cli: &Cli, paths: &[OsString]) -> Result<u8> {
-    let record = record::open(&cli.env)?;
     let caller = Caller::current();
-    record.require_caller(caller)?;
-    step::require_program_out_of_reach(&record)?;
-    let wanted = wanted(paths, &record.project())?;
     let looks = match caller.is_root() {
         true => Looks::of(caller.uid, caller.gid, &[]),
         false => Looks::of(caller.uid, caller.gid, &caller.groups()?),
     }
     .with_context(|| format!("cannot look as uid {}", caller.uid))?;
-    let (upper, lower) = open(&record, looks)?;
-    let base = Base::load(&record.name)?;
+    let (record, written) = stack::open(&cli.env, caller, looks)?;
+    let wanted = wanted(paths, &record.project())?;
+    let (layers, base) = match &cli.against {
+        Some(other) => {
+            let (other, theirs) = stack::open(other, caller, looks)?;
+            if other.project() != record.project() {
+                let message = format!("'{}' and '{}' have different projects", record.name, other.name);
+                return fail(Failure::new(message).hint("--against compares environments of one path"));
+            }
+            (Layers::against(written, theirs, stack::project(&record, looks)?), None)
+        }
+        None => {
+            if record.options.project != Project::Cow {
+                return fail(
+                    Failure::new(format!("environment '{}' has no layer over its project", record.name))
+                        .hint(format!("lbx-env set --project cow {}, while it is stopped, gives it one", record.name)),
+                );
+            }
+            (Layers::of(written, stack::project(&record, looks)?), Some(Base::load(&record.name)?))
+        }
+    };
     let mut troubles = Troubles::new(TOOL);
-    let layers = [&upper, &lower];
-    let changes = Walk::new(&mut troubles, layers, &base, &wanted, cli.digest)?.changes()?;
+    let changes = Walk::new(&mut troubles, &layers, base.as_ref(), &wanted, cli.digest)?.changes()?;
 
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    print::print(cli, &changes, layers, &mut troubles, &mut out)
+    print::print(cli, &changes, &layers, &mut troubles, &mut out)
         .and_then(|()| Ok(out.flush()?))
         .context("cannot write to stdout")?;
     Ok(match (troubles.are_none, changes.is_empty()) {
@@ -60,34 +73,6 @@ pub(crate) fn diff(cli: &Cli, paths: &[OsString]) -> Result<u8> {
         (true, false) => CHANGED,
         (true, true) => status::DONE,
     })
-}
-
-/// The layers of the project of `record`: what was changed, and what the person has.
-fn open(record: &Record, looks: Looks) -> Result<(Layer, Layer)> {
-    if record.options.project != Project::Cow {
-        return Err(Failure::new(format!("environment '{}' has no layer over its project", record.name))
-            .hint(format!("lbx-env set --project cow {}, while it is stopped, gives it one", record.name))
-            .into());
-    }
-    let path = layer::upper(&record.name);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let upper =
-        openat(CWD, &path, flags, Mode::empty()).with_context(|| format!("cannot open '{}'", path.display()))?;
-    let project = record.project();
-    let lower = Layer::open_top(&project, looks).with_context(|| format!("cannot open path: {}", project.display()))?;
-    let stat = fstat(&lower).with_context(|| format!("cannot look at path: {}", project.display()))?;
-    if (stat.st_uid, stat.st_gid) != (record.owner.uid, record.owner.gid) {
-        let message = format!(
-            "owner of '{}' has changed: recorded {}:{}, now {}:{}",
-            project.display(),
-            record.owner.uid,
-            record.owner.gid,
-            stat.st_uid,
-            stat.st_gid
-        );
-        return Err(Failure::new(message).hint("lbx-env repair takes the new owner").into());
-    }
-    Ok((Layer::upper(upper, looks, record.uid), Layer::lower(lower, looks)))
 }
 
 /// The paths that are asked for, relative to `project` and without what means nothing.

@@ -14,9 +14,10 @@ use lbx_diff::{Cli, When};
 use serde::Serialize;
 
 use super::blob::Blob;
-use super::layers::{Entry, Kind, Layer};
+use super::layers::{Entry, Kind};
 use super::patch::Patch;
 use super::quote::quoted;
+use super::stack::Layers;
 use super::stat::Table;
 use super::walk::{Change, Status};
 
@@ -81,11 +82,11 @@ impl Troubles {
     }
 }
 
-/// Prints `changes` of `layers`, upper and lower, in the form that `cli` asks for.
+/// Prints `changes` between the sides of `layers` in the form that `cli` asks for.
 pub(crate) fn print(
     cli: &Cli,
     changes: &[Change],
-    layers: [&Layer; 2],
+    layers: &Layers,
     troubles: &mut Troubles,
     out: &mut impl Write,
 ) -> Result<()> {
@@ -108,16 +109,16 @@ pub(crate) fn print(
         }
         return Ok(table.print(paint, out)?);
     }
-    print_names(cli, changes, paint, out)
+    print_names(cli, changes, layers, paint, out)
 }
 
 /// What git has of both sides, the new one first; `None`: one of them may not be had.
-fn sides(change: &Change, layers: [&Layer; 2], troubles: &mut Troubles) -> Option<[Option<Blob>; 2]> {
-    let read = |layer, entry: &Option<Entry>| match entry {
-        Some(entry) => Blob::read(layer, &change.path, entry),
+fn sides(change: &Change, layers: &Layers, troubles: &mut Troubles) -> Option<[Option<Blob>; 2]> {
+    let read = |entry: &Option<Entry>| match entry {
+        Some(entry) => Blob::read(&layers.all[entry.layer], &change.path, entry),
         None => Ok(None),
     };
-    match read(layers[0], &change.new).and_then(|new| Ok([new, read(layers[1], &change.old)?])) {
+    match read(&change.new).and_then(|new| Ok([new, read(&change.old)?])) {
         Ok(sides) => Some(sides),
         Err(e) => {
             troubles.cannot("show", &change.path, e);
@@ -126,11 +127,11 @@ fn sides(change: &Change, layers: [&Layer; 2], troubles: &mut Troubles) -> Optio
     }
 }
 
-fn print_names(cli: &Cli, changes: &[Change], paint: Paint, out: &mut impl Write) -> Result<()> {
+fn print_names(cli: &Cli, changes: &[Change], layers: &Layers, paint: Paint, out: &mut impl Write) -> Result<()> {
     for change in changes {
         let letter = change.status().letter();
         if cli.form.json {
-            out.write_all(json_line(&Object::of(change))?.as_bytes())?;
+            out.write_all(json_line(&Object::of(change, layers))?.as_bytes())?;
         } else if cli.null {
             if !cli.form.name_only {
                 write!(out, "{letter}\0")?;
@@ -178,6 +179,9 @@ struct Object<'a> {
     path_bytes: Option<String>,
     #[serde(flatten)]
     new: Option<Side<'a>>,
+    /// The frozen layer that has it; that of the environment itself has no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     old: Option<Side<'a>>,
     conflict: bool,
@@ -199,7 +203,7 @@ struct Side<'a> {
 }
 
 impl<'a> Object<'a> {
-    fn of(change: &'a Change) -> Object<'a> {
+    fn of(change: &'a Change, layers: &'a Layers) -> Object<'a> {
         let (path, path_bytes) = JsonPath::encode(as_path(&change.path));
         let [new, old] = &change.digests;
         Object {
@@ -207,6 +211,7 @@ impl<'a> Object<'a> {
             path,
             path_bytes,
             new: change.new.as_ref().map(|entry| Side::of(entry, new.as_deref())),
+            layer: change.new.as_ref().and_then(|entry| layers.all.get(entry.layer)?.id()),
             old: change.old.as_ref().map(|entry| Side::of(entry, old.as_deref())),
             conflict: change.conflict,
         }
@@ -244,7 +249,7 @@ mod tests {
 
     fn entry(kind: Kind, target: Option<&[u8]>) -> Entry {
         let target = target.map(<[u8]>::to_vec);
-        Entry { kind, mode: 0o755, size: 3, target, device: (0, 0), inode: 1, ctime: (0, 0), mtime: (0, 0) }
+        Entry { layer: 0, kind, mode: 0o755, size: 3, target, device: (0, 0), inode: 1, ctime: (0, 0), mtime: (0, 0) }
     }
 
     fn change(path: &[u8], new: Option<Entry>, old: Option<Entry>) -> Change {
@@ -255,7 +260,7 @@ mod tests {
         let cli = Cli::try_parse_from([&["lbx-diff", "x-1a2b"], words].concat()).unwrap();
         let mut out = Vec::new();
         let paint = Paint { is_coloured: cli.color == When::Always, is_shown: false };
-        print_names(&cli, changes, paint, &mut out).unwrap();
+        print_names(&cli, changes, &Layers::default(), paint, &mut out).unwrap();
         String::from_utf8_lossy(&out).into_owned()
     }
 
