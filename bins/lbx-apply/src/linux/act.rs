@@ -1,4 +1,4 @@
-//! Carries out a plan: from the upper layer, which root reads, to the project, which the person writes.
+//! Carries out a plan: from the layers, which root reads, to the project, which the person writes.
 //!
 //! Every name is reached from a descriptor of the project, beneath it, through no link and into no other
 //! mount. What is put in the place of something is made aside, in the same directory, and exchanged with
@@ -115,19 +115,20 @@ pub(crate) enum Outcome {
 /// Merges `theirs` into `ours`, both of the path; the `Err` inside says why not.
 pub(crate) type Merge<'a> = dyn Fn(&Path, &[u8], &[u8]) -> Result<std::result::Result<Vec<u8>, &'static str>> + 'a;
 
-/// Whose groups the files are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Groups {
-    /// The environment's.
-    pub(crate) inside: u32,
-    /// The one of the project's owner that stands for it.
-    pub(crate) outside: u32,
+/// A layer, and whose it was made by.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) dir: OwnedFd,
+    /// The group of the account that wrote it: its files have it on the disk.
+    pub(crate) gid: u32,
 }
 
 /// Both sides, open.
 pub(crate) struct Sides<'a> {
-    /// The upper layer.
-    pub(crate) upper: OwnedFd,
+    /// What the environment writes.
+    pub(crate) upper: Layer,
+    /// What snapshots froze of that, by what it is called.
+    pub(crate) frozen: HashMap<String, Layer>,
     /// The project.
     pub(crate) project: OwnedFd,
     /// Where the project is.
@@ -141,7 +142,8 @@ pub(crate) struct Sides<'a> {
     pub(crate) known: RefCell<HashMap<PathBuf, u64>>,
     /// Those of them that were found as they were.
     pub(crate) entered: RefCell<BTreeSet<PathBuf>>,
-    pub(crate) groups: Groups,
+    /// The group of the project's owner, which stands for the environment's.
+    pub(crate) group: u32,
     /// The list of what was applied, open for appending.
     pub(crate) list: File,
     /// The name of what is made aside.
@@ -171,7 +173,7 @@ impl Sides<'_> {
             What::PutNew(kind) | What::Put(kind) | What::PutForDir(kind) => self.put(step, kind, named),
             What::Remove => self.remove(step),
             What::RemoveDir => self.remove_dir(path),
-            What::Mode(mode) => self.set_mode(path, mode),
+            What::Mode(mode) => self.set_mode(step, mode),
         };
         let done = done.with_context(context)?;
         if done == Outcome::Done && matches!(step.what, What::MakeDir(_) | What::TurnIntoDir(_)) {
@@ -275,7 +277,7 @@ impl Sides<'_> {
 
     fn make_dir(&self, step: &Step, mode: u32) -> Result<Outcome> {
         let path = &step.path;
-        let source = self.upper_dir(path)?;
+        let (source, gid) = self.source_dir(step)?;
         let open = mode | 0o700;
         if open != mode {
             self.journal.opened(path, open, mode)?;
@@ -290,7 +292,7 @@ impl Sides<'_> {
         })?;
         if let Some(made) = made {
             self.know(path, &fstat(&made)?);
-            self.dress_dir(source.as_fd(), made.as_fd())?;
+            self.dress_dir(source.as_fd(), gid, made.as_fd())?;
             return Ok(Outcome::Done);
         }
         // as good as made, where it is one
@@ -298,14 +300,14 @@ impl Sides<'_> {
         let Some(present) = present else { return Ok(Outcome::Left(Why::Conflict(Clash::Changed))) };
         match (fstat(&present)?.st_mode & MODES, step.take) {
             (own, _) if own == open => Ok(Outcome::Done),
-            (_, Take::Forced) => self.set_mode(path, open),
+            (_, Take::Forced) => self.set_mode(step, open),
             _ => Ok(Outcome::Left(Why::Conflict(Clash::Changed))),
         }
     }
 
-    /// Gives a directory of ours the group and the attributes that `source` has.
-    fn dress_dir(&self, source: BorrowedFd<'_>, made: BorrowedFd<'_>) -> Result<()> {
-        let (gid, theirs) = (self.group(&fstat(source)?), attributes(source)?);
+    /// Gives a directory of ours the group `gid` and the attributes that `source` has.
+    fn dress_dir(&self, source: BorrowedFd<'_>, gid: u32, made: BorrowedFd<'_>) -> Result<()> {
+        let theirs = attributes(source)?;
         let itself = proc_path(made);
         Ok(self.as_person(|| {
             give_group(&fstat(made)?, gid, |gid| rustix::fs::chown(itself.as_path(), None, Some(gid)))?;
@@ -314,7 +316,7 @@ impl Sides<'_> {
     }
 
     fn turn_into_dir(&self, step: &Step, mode: u32) -> Result<Outcome> {
-        let source = self.upper_dir(&step.path)?;
+        let (source, gid) = self.source_dir(step)?;
         let open = mode | 0o700;
         let turned = self.as_person(|| {
             let (parent, name) = self.parent(&step.path)?;
@@ -338,7 +340,7 @@ impl Sides<'_> {
                 mkdirat(&parent, &aside, Mode::from_raw_mode(open))?;
                 Ok(openat2(&parent, &aside, DIRECTORY, Mode::empty(), BENEATH)?)
             })?;
-            self.dress_dir(source.as_fd(), made.as_fd())?;
+            self.dress_dir(source.as_fd(), gid, made.as_fd())?;
             let left = self.place(step, parent.as_fd(), &aside, name, present.as_ref(), Kind::Dir)?;
             if left.is_none() {
                 self.know(&step.path, &fstat(&made)?);
@@ -363,10 +365,10 @@ impl Sides<'_> {
         })?)
     }
 
-    fn set_mode(&self, path: &Path, mode: u32) -> Result<Outcome> {
-        let source = self.upper_dir(path)?;
+    fn set_mode(&self, step: &Step, mode: u32) -> Result<Outcome> {
+        let (source, _) = self.source_dir(step)?;
         let theirs = attributes(source.as_fd())?;
-        let dir = self.as_person(|| self.directory(path))?;
+        let dir = self.as_person(|| self.directory(&step.path))?;
         // the bits that directories hand on are the person's to give
         let own = fstat(&dir)?.st_mode & 0o7777 & !MODES;
         self.as_person(|| {
@@ -379,7 +381,7 @@ impl Sides<'_> {
     // files, links and the like
 
     fn put(&self, step: &Step, kind: Kind, named: bool) -> Result<Outcome> {
-        let source = self.source(&step.path, kind)?;
+        let source = self.source(step, kind)?;
         if let Source::Link(target) = &source
             && !named
             && leads_out(&step.path, Path::new(target), &self.path)
@@ -404,7 +406,7 @@ impl Sides<'_> {
             return Ok(Outcome::Left(why));
         }
         let merged = match (&source, step.take, &present) {
-            (Source::File(theirs, _), Take::Merged, Some(stat)) => {
+            (Source::File(theirs, ..), Take::Merged, Some(stat)) => {
                 match self.merged(&step.path, theirs, parent.as_fd(), name, stat)? {
                     Ok(Some(merged)) => Some(merged),
                     Ok(None) => return Ok(Outcome::Done),
@@ -414,7 +416,7 @@ impl Sides<'_> {
             _ => None,
         };
         if merged.is_none()
-            && let (Source::File(file, stat), Some(present)) = (&source, &present)
+            && let (Source::File(file, stat, _), Some(present)) = (&source, &present)
             && let Some(stamp) = self.change_in_place(file, stat, parent.as_fd(), name, present)?
         {
             return Ok(Outcome::Applied(stamp));
@@ -437,12 +439,20 @@ impl Sides<'_> {
         Ok(stat.map_or(Outcome::Done, |stat| Outcome::Applied(Stamp::of(&stat))))
     }
 
-    /// What the upper layer has at `path`, which must be of `kind`. As root.
-    fn source(&self, path: &Path, kind: Kind) -> Result<Source> {
-        let changed = || Failure::new("it was changed inside while it was applied").hint("once more");
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let dir = openat2(&self.upper, not_empty(parent), DIRECTORY, Mode::empty(), BENEATH).map_err(|_| changed())?;
-        let name = path.file_name().ok_or(Errno::INVAL)?;
+    /// The layer that `step` takes from.
+    fn layer(&self, step: &Step) -> Result<&Layer> {
+        match &step.layer {
+            None => Ok(&self.upper),
+            Some(id) => self.frozen.get(id).ok_or_else(|| changed().into()),
+        }
+    }
+
+    /// What the layer has at the path of `step`, which must be of `kind`. As root.
+    fn source(&self, step: &Step, kind: Kind) -> Result<Source> {
+        let layer = self.layer(step)?;
+        let parent = step.path.parent().unwrap_or(Path::new(""));
+        let dir = openat2(&layer.dir, not_empty(parent), DIRECTORY, Mode::empty(), BENEATH).map_err(|_| changed())?;
+        let name = step.path.file_name().ok_or(Errno::INVAL)?;
         let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| changed())?;
         if Kind::of(stat.st_mode) != kind {
             return Err(changed().into());
@@ -454,7 +464,7 @@ impl Sides<'_> {
                 if Kind::of(stat.st_mode) != Kind::File {
                     return Err(changed().into());
                 }
-                Source::File(file, stat)
+                Source::File(file, stat, self.group_of(layer, &stat))
             }
             Kind::Symlink => {
                 let target = readlinkat(&dir, name, Vec::new()).map_err(|_| changed())?;
@@ -464,15 +474,18 @@ impl Sides<'_> {
         })
     }
 
-    fn upper_dir(&self, path: &Path) -> Result<OwnedFd> {
+    /// The directory that the layer has at the path of `step`, and its group in the project.
+    fn source_dir(&self, step: &Step) -> Result<(OwnedFd, u32)> {
+        let layer = self.layer(step)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat2(&self.upper, not_empty(path), flags, Mode::empty(), BENEATH)
-            .map_err(|_| Failure::new("it was changed inside while it was applied").hint("once more").into())
+        let dir = openat2(&layer.dir, not_empty(&step.path), flags, Mode::empty(), BENEATH).map_err(|_| changed())?;
+        let gid = self.group_of(layer, &fstat(&dir)?);
+        Ok((dir, gid))
     }
 
-    /// The group that a file of the upper layer has in the project.
-    fn group(&self, stat: &Stat) -> u32 {
-        if stat.st_gid == self.groups.inside { self.groups.outside } else { stat.st_gid }
+    /// The group that a file of `layer` has in the project.
+    fn group_of(&self, layer: &Layer, stat: &Stat) -> u32 {
+        if stat.st_gid == layer.gid { self.group } else { stat.st_gid }
     }
 
     /// Both sides of a file in one: its text and its mode; `None`: it is so already.
@@ -545,7 +558,7 @@ impl Sides<'_> {
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 self.as_person(|| Ok(mknodat(parent, aside, kind, mode, stat.st_rdev)?))?;
             }
-            Source::File(file, stat) => {
+            Source::File(file, stat, gid) => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let own =
                     self.as_person(|| Ok(File::from(openat(parent, aside, flags, Mode::from_raw_mode(0o600))?)))?;
@@ -556,7 +569,7 @@ impl Sides<'_> {
                 let theirs = attributes(file.as_fd())?;
                 let mode = merged.map_or(stat.st_mode & MODES, |(_, mode)| *mode);
                 self.as_person(|| {
-                    give_group(&fstat(&own)?, self.group(stat), |gid| fchown(&own, None, Some(gid)))?;
+                    give_group(&fstat(&own)?, *gid, |gid| fchown(&own, None, Some(gid)))?;
                     set_attributes(own.as_fd(), &theirs)?;
                     chmod(own.as_fd(), mode)?;
                     // finer than the clock of any write: who writes it next has another time
@@ -818,9 +831,14 @@ impl Sides<'_> {
 
 /// What is to be put.
 enum Source {
-    File(File, Stat),
+    /// With the group that it has in the project.
+    File(File, Stat, u32),
     Link(std::ffi::OsString),
     Node(Stat),
+}
+
+fn changed() -> Failure {
+    Failure::new("it was changed inside while it was applied").hint("once more")
 }
 
 /// The project itself has no name beneath it.
@@ -883,7 +901,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{SystemTime, UNIX_EPOCH};
 
-    /// An upper layer and a project, which lie in one directory.
+    /// An upper layer, a frozen one and a project, which lie in one directory.
     struct World {
         dir: tempfile::TempDir,
         base: Base,
@@ -895,7 +913,7 @@ mod tests {
         fn new(make: impl Fn(&Path)) -> World {
             rustix::process::umask(Mode::empty());
             let dir = tempfile::tempdir().unwrap();
-            for side in ["upper", "project", "outside"] {
+            for side in ["upper", "frozen", "project", "outside"] {
                 std::fs::create_dir(dir.path().join(side)).unwrap();
             }
             make(&dir.path().join("project"));
@@ -921,7 +939,8 @@ mod tests {
             let since = now_pair();
             std::thread::sleep(TICK);
             Sides {
-                upper: open(&file("upper")),
+                upper: Layer { dir: open(&file("upper")), gid: 65536 },
+                frozen: [("f1".to_owned(), Layer { dir: open(&file("frozen")), gid: 65537 })].into(),
                 project: open(&file("project")),
                 path: file("project"),
                 person: Looks::of(rustix::process::geteuid().as_raw(), 0, &[]).unwrap(),
@@ -929,7 +948,7 @@ mod tests {
                 since,
                 known: RefCell::default(),
                 entered: RefCell::default(),
-                groups: Groups { inside: 65536, outside: rustix::process::getegid().as_raw() },
+                group: rustix::process::getegid().as_raw(),
                 list: File::options().append(true).create(true).open(file("applied")).unwrap(),
                 aside: ".lbx-apply.app-1a2b".to_owned(),
                 journal: Journal::of(journal.open(file("journal")).unwrap()),
@@ -970,7 +989,7 @@ mod tests {
     }
 
     fn change(status: Status, path: &str, new: Option<Kind>, old: Option<Kind>, mode: u32) -> Change {
-        Change { path: path.into(), status, new, old, mode, target: None, conflict: false }
+        Change { path: path.into(), status, new, old, mode, target: None, layer: None, conflict: false }
     }
 
     fn modified(path: &str) -> Change {
@@ -1086,6 +1105,61 @@ mod tests {
             assert_eq!(attributes(long.as_fd()).unwrap(), [(c"user.x".to_owned(), b"y".to_vec())]);
         }
         assert_eq!(std::fs::metadata(world.dir.path().join("journal")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_a_snapshot_froze_is_taken_from_its_layer() {
+        let world = World::new(|project| {
+            for file in ["old", "both"] {
+                std::fs::write(project.join(file), "old").unwrap();
+            }
+            std::fs::create_dir(project.join("kept")).unwrap();
+        });
+        let frozen = |path: &str| world.dir.path().join("frozen").join(path);
+        for dir in ["d", "kept"] {
+            std::fs::create_dir(frozen(dir)).unwrap();
+            std::fs::create_dir(world.upper(dir)).unwrap();
+        }
+        for file in ["old", "both", "d/frozen", "d/both"] {
+            std::fs::write(frozen(file), "frozen").unwrap();
+        }
+        for file in ["both", "d/new", "d/both"] {
+            std::fs::write(world.upper(file), "newer").unwrap();
+        }
+        symlink("d", frozen("link")).unwrap();
+        set_mode(&frozen("kept"), 0o700);
+        std::os::unix::fs::chown(frozen("d/frozen"), Some(65537), Some(65537)).unwrap();
+        let of = |id: &str, change: Change| Change { layer: Some(id.to_owned()), ..change };
+        let changes = [
+            modified("both"),
+            change(Status::Added, "d", Some(Kind::Dir), None, 0o755),
+            added("d/both"),
+            of("f1", added("d/frozen")),
+            added("d/new"),
+            of("f1", change(Status::Modified, "kept", Some(Kind::Dir), Some(Kind::Dir), 0o700)),
+            of("f1", change(Status::Added, "link", Some(Kind::Symlink), None, 0o777)),
+            of("f1", modified("old")),
+            // one that was frozen since the layers were opened, or never
+            of("f2", added("unknown")),
+        ];
+        for (path, outcome) in world.apply(&changes, &Request::default()) {
+            match path.as_str() {
+                "unknown" => assert!(outcome.is_err()),
+                _ => assert!(matches!(outcome, Ok(Outcome::Done | Outcome::Applied(_))), "{path}: {outcome:?}"),
+            }
+        }
+        let read = |path: &str| std::fs::read_to_string(world.project(path)).unwrap();
+        for (file, text) in [("old", "frozen"), ("d/frozen", "frozen")] {
+            assert_eq!(read(file), text, "{file}");
+        }
+        for file in ["both", "d/both", "d/new"] {
+            assert_eq!(read(file), "newer", "{file}");
+        }
+        assert_eq!(mode(&world.project("kept")), 0o700);
+        assert_eq!(std::fs::read_link(world.project("link")).unwrap(), Path::new("d"));
+        let gid = std::fs::metadata(world.project("d/frozen")).unwrap().gid();
+        assert_eq!(gid, rustix::process::getegid().as_raw(), "the group of that layer's account is no one's outside");
+        assert!(!world.project("unknown").exists());
     }
 
     #[test]

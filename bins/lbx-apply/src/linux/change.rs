@@ -75,6 +75,8 @@ pub(crate) struct Change {
     pub(crate) mode: u32,
     /// The target of a link.
     pub(crate) target: Option<OsString>,
+    /// The frozen layer that has it; `None`: what the environment writes.
+    pub(crate) layer: Option<String>,
     /// The person changed it as well.
     pub(crate) conflict: bool,
 }
@@ -88,6 +90,7 @@ struct Line {
     mode: Option<String>,
     target: Option<String>,
     target_bytes: Option<String>,
+    layer: Option<String>,
     old: Option<Old>,
     conflict: bool,
 }
@@ -125,6 +128,7 @@ fn change(line: &[u8]) -> Result<Change> {
         old: line.old.and_then(|old| old.kind),
         mode,
         target,
+        layer: line.layer,
         conflict: line.conflict,
     })
 }
@@ -137,7 +141,7 @@ mod tests {
     fn lines_of_changes_are_read() {
         let text = br#"{"status":"D","path":"z","old":{"kind":"file","mode":"0644","size":3},"conflict":true}
 {"status":"A","path":"\ufffd","path_bytes":"/w==","kind":"symlink","mode":"0777","target":"x","conflict":false,"later":1}
-{"status":"M","path":"d/","kind":"dir","mode":"0750","old":{"kind":"dir","mode":"0755"},"conflict":false}
+{"status":"M","path":"d/","kind":"dir","mode":"0750","layer":"f1","old":{"kind":"dir","mode":"0755"},"conflict":false}
 "#;
         let changes = parse(text).unwrap();
         assert_eq!(
@@ -146,6 +150,7 @@ mod tests {
         );
         assert_eq!((changes[0].mode, changes[0].new, changes[0].old), (0o750, Some(Kind::Dir), Some(Kind::Dir)));
         assert_eq!((changes[1].new, changes[1].conflict), (None, true));
+        assert_eq!((changes[0].layer.as_deref(), &changes[1].layer), (Some("f1"), &None));
         assert_eq!(changes[2].target.as_deref(), Some("x".as_ref()));
         assert!(parse(b"{\"status\":\"X\",\"path\":\"a\",\"conflict\":false}").is_err());
         assert!(parse(b"nonsense").is_err());

@@ -28,7 +28,7 @@ use lbx_apply::Cli;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2};
 use rustix::io::Errno;
 
-use act::{Groups, Judge, Outcome, Sides, Stamp};
+use act::{Judge, Layer, Outcome, Sides, Stamp};
 use change::Change;
 use journal::Journal;
 use merge::Person;
@@ -70,6 +70,12 @@ pub(crate) fn apply(tool: Tool, cli: &Cli) -> Result<u8> {
     // a time before which nothing changes any more
     std::thread::sleep(act::TICK);
     let changes = changes(&record.name)?;
+    // what lay in the layer that is open may be in another by now
+    if Record::load(&record.name).map_err(|why| why.failure(&record.name))?.layers != record.layers {
+        return fail(
+            Failure::new(format!("a snapshot of '{}' was made or restored meanwhile", record.name)).hint("once more"),
+        );
+    }
     let plan = plan::plan(&changes, &request, &project);
     note_unmatched(tool, cli, &request, &changes);
     if request.wanted.is_none() && !cli.yes && !plan.steps.is_empty() && !agreed(&plan, &project)? {
@@ -152,7 +158,12 @@ fn sides<'a>(
     let open = |path: &Path| {
         openat2(CWD, path, flags, Mode::empty(), resolve).with_context(|| format!("cannot open '{}'", path.display()))
     };
-    let upper = open(&layer::upper(name))?;
+    let upper = Layer { dir: open(&layer::upper(name))?, gid: record.gid };
+    let mut frozen = HashMap::new();
+    for layer in &record.layers.project {
+        let dir = open(&layer.upper()).map_err(|error| error.context(absent(name)))?;
+        frozen.insert(layer.id.clone(), Layer { dir, gid: layer.gid });
+    }
     let path = record.project();
     let project = looks.take(|| open(&path)).context("cannot act as the caller")??;
     let stat = fstat(&project).with_context(|| format!("cannot look at '{}'", path.display()))?;
@@ -179,6 +190,7 @@ fn sides<'a>(
     rustix::process::umask(Mode::empty());
     Ok(Sides {
         upper,
+        frozen,
         project,
         path,
         person: looks,
@@ -186,12 +198,16 @@ fn sides<'a>(
         since,
         known: RefCell::new(HashMap::new()),
         entered: RefCell::new(BTreeSet::new()),
-        groups: Groups { inside: record.gid, outside: record.owner.gid },
+        group: record.owner.gid,
         list,
         aside: format!(".lbx-apply.{name}"),
         journal: Journal::of(journal),
         merge,
     })
+}
+
+fn absent(name: &Name) -> Failure {
+    Failure::new(format!("a frozen layer of '{name}' is missing")).hint(format!("lbx-env repair {name}"))
 }
 
 fn now() -> (i64, i64) {

@@ -51,6 +51,8 @@ pub(crate) enum Take {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) path: PathBuf,
+    /// The frozen layer that has it; `None`: what the environment writes.
+    pub(crate) layer: Option<String>,
     pub(crate) what: What,
     pub(crate) take: Take,
 }
@@ -209,7 +211,9 @@ type Chosen<'a> = BTreeMap<&'a OsStr, (&'a Change, Take)>;
 
 fn steps(chosen: &Chosen<'_>) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut add = |change: &Change, take: Take, what: What| steps.push(Step { path: change.path.clone(), what, take });
+    let mut add = |change: &Change, take: Take, what: What| {
+        steps.push(Step { path: change.path.clone(), layer: change.layer.clone(), what, take });
+    };
     let forward = || chosen.values().copied();
     for (change, take) in forward().filter(|(change, _)| change.new == Some(Kind::Dir)) {
         match change.status {
@@ -305,7 +309,7 @@ mod tests {
     use super::*;
 
     fn change(status: Status, path: &str, new: Option<Kind>, old: Option<Kind>) -> Change {
-        Change { path: path.into(), status, new, old, mode: 0o755, target: None, conflict: false }
+        Change { path: path.into(), status, new, old, mode: 0o755, target: None, layer: None, conflict: false }
     }
 
     fn added(path: &str, kind: Kind) -> Change {
