@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::Context;
 use lbx::layer::Base;
 use lbx::path::JsonPath;
-use lbx::sys::Looks;
+use lbx::record::IDS;
+use lbx::sys::{self, Looks};
 use lbx::{Failure, Result};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, fchown, fstat,
@@ -115,11 +116,11 @@ pub(crate) enum Outcome {
 /// Merges `theirs` into `ours`, both of the path; the `Err` inside says why not.
 pub(crate) type Merge<'a> = dyn Fn(&Path, &[u8], &[u8]) -> Result<std::result::Result<Vec<u8>, &'static str>> + 'a;
 
-/// A layer, and whose it was made by.
+/// A layer, and who wrote it: their files have these ids on the disk.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) dir: OwnedFd,
-    /// The group of the account that wrote it: its files have it on the disk.
+    pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
@@ -464,6 +465,11 @@ impl Sides<'_> {
                 if Kind::of(stat.st_mode) != Kind::File {
                     return Err(changed().into());
                 }
+                // another's was in the project before, and is nothing that the person may not read there
+                if stat.st_uid != layer.uid {
+                    let may_read = || sys::require_access(file.as_fd(), libc::R_OK);
+                    self.as_person(may_read).context("it is another's, which may not be read")?;
+                }
                 Source::File(file, stat, self.group_of(layer, &stat))
             }
             Kind::Symlink => {
@@ -485,7 +491,9 @@ impl Sides<'_> {
 
     /// The group that a file of `layer` has in the project.
     fn group_of(&self, layer: &Layer, stat: &Stat) -> u32 {
-        if stat.st_gid == layer.gid { self.group } else { stat.st_gid }
+        // with the owner's uid, each environment has a group of its own still
+        let is_inside = stat.st_gid == layer.gid || IDS.contains(&stat.st_gid);
+        if is_inside { self.group } else { stat.st_gid }
     }
 
     /// Both sides of a file in one: its text and its mode; `None`: it is so already.
@@ -939,8 +947,8 @@ mod tests {
             let since = now_pair();
             std::thread::sleep(TICK);
             Sides {
-                upper: Layer { dir: open(&file("upper")), gid: 65536 },
-                frozen: [("f1".to_owned(), Layer { dir: open(&file("frozen")), gid: 65537 })].into(),
+                upper: Layer { dir: open(&file("upper")), uid: 0, gid: 65536 },
+                frozen: [("f1".to_owned(), Layer { dir: open(&file("frozen")), uid: 65537, gid: 65537 })].into(),
                 project: open(&file("project")),
                 path: file("project"),
                 person: Looks::of(rustix::process::geteuid().as_raw(), 0, &[]).unwrap(),
@@ -1160,6 +1168,31 @@ mod tests {
         let gid = std::fs::metadata(world.project("d/frozen")).unwrap().gid();
         assert_eq!(gid, rustix::process::getegid().as_raw(), "the group of that layer's account is no one's outside");
         assert!(!world.project("unknown").exists());
+    }
+
+    #[test]
+    fn what_the_person_may_not_read_does_not_come_out_by_another_name() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let apply = || {
+            let world = World::new(|_| {});
+            let frozen = |path: &str| world.dir.path().join("frozen").join(path);
+            for (file, mode, owner) in [("secret", 0o600, 12), ("open", 0o644, 12), ("own", 0o600, 65537)] {
+                std::fs::write(frozen(file), "text").unwrap();
+                set_mode(&frozen(file), mode);
+                std::os::unix::fs::chown(frozen(file), Some(owner), Some(owner)).unwrap();
+            }
+            set_mode(world.dir.path(), 0o755);
+            std::os::unix::fs::chown(world.project(""), Some(65534), Some(65534)).unwrap();
+            let changes = ["open", "own", "secret"].map(|file| Change { layer: Some("f1".to_owned()), ..added(file) });
+            let sides = Sides { person: Looks::of(65534, 65534, &[]).unwrap(), ..world.sides() };
+            let outcomes = world.run(&sides, &changes, &Request::default());
+            assert_eq!(names(&world.project("")), ["open", "own"], "{outcomes:?}");
+            outcomes.iter().map(|(_, outcome)| outcome.is_ok()).collect::<Vec<_>>()
+        };
+        // a thread of its own: it keeps the groups
+        assert_eq!(std::thread::spawn(apply).join().unwrap(), [true, true, false]);
     }
 
     #[test]

@@ -158,11 +158,11 @@ fn sides<'a>(
     let open = |path: &Path| {
         openat2(CWD, path, flags, Mode::empty(), resolve).with_context(|| format!("cannot open '{}'", path.display()))
     };
-    let upper = Layer { dir: open(&layer::upper(name))?, gid: record.gid };
+    let upper = Layer { dir: open(&layer::upper(name))?, uid: record.uid, gid: record.gid };
     let mut frozen = HashMap::new();
     for layer in &record.layers.project {
         let dir = open(&layer.upper()).map_err(|error| error.context(absent(name)))?;
-        frozen.insert(layer.id.clone(), Layer { dir, gid: layer.gid });
+        frozen.insert(layer.id.clone(), Layer { dir, uid: layer.uid, gid: layer.gid });
     }
     let path = record.project();
     let project = looks.take(|| open(&path)).context("cannot act as the caller")??;
