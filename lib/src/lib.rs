@@ -25,6 +25,8 @@ pub mod step;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
+pub mod data;
+#[cfg(target_os = "linux")]
 pub mod holder;
 #[cfg(target_os = "linux")]
 pub mod sys;

@@ -6,8 +6,8 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use lbx::{Failure, Result};
-use rustix::fs::{SeekFrom, fstat, seek};
+use lbx::{Failure, Result, data};
+use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use super::facts::is_same;
@@ -52,40 +52,12 @@ pub(crate) fn copy(from: &File, to: &File) -> Result<()> {
     for _ in 0..PATIENCE {
         let before = fstat(from)?;
         to.set_len(0)?;
-        copy_data(from, to, before.st_size.try_into().unwrap_or(0))?;
+        data::copy(from, to, before.st_size.try_into().unwrap_or(0))?;
         if is_same(&fstat(from)?, &before) {
             return Ok(());
         }
     }
     Err(Failure::new("it is written inside all the while").hint("once more, when it is at rest").into())
-}
-
-fn copy_data(from: &File, to: &File, size: u64) -> io::Result<()> {
-    let mut at = 0;
-    while at < size {
-        let data = match seek(from, SeekFrom::Data(at)) {
-            // nothing but a hole
-            Err(Errno::NXIO) => break,
-            // no file system that tells
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-            data => data?,
-        };
-        let end = match seek(from, SeekFrom::Hole(data)) {
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => size,
-            end => end?.min(size),
-        };
-        if data >= end {
-            break;
-        }
-        let (mut from, mut to) = (from, to);
-        from.seek(io::SeekFrom::Start(data))?;
-        to.seek(io::SeekFrom::Start(data))?;
-        if io::copy(&mut from.take(end - data), &mut to)? < end - data {
-            break;
-        }
-        at = end;
-    }
-    to.set_len(size)
 }
 
 /// The name of what `fd` is open on, for calls that take no descriptor of its kind.

@@ -2,7 +2,8 @@
 //!
 //! In the upper layer a whiteout hides one name of the project, an opaque directory all of its own
 //! (overlayfs.rst, "whiteouts and opaque directories"). Where such a one covers a path, whiteouts of
-//! all else that it covers come in its place, so that nothing but the path is uncovered.
+//! all else that it covers come in its place, so that nothing but the path is uncovered. What frozen
+//! layers have changed cannot be uncovered ([`upon`]).
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
-use lbx::{Failure, Record, Result, layer};
+use lbx::layer::{self, Frozen};
+use lbx::{Failure, Record, Result};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, XattrFlags, fchmod, fchown, fgetxattr,
     flistxattr, fremovexattr, fsetxattr, fstat, mkdirat, mknodat, openat, openat2, renameat_with, statat, unlinkat,
@@ -20,6 +22,12 @@ use rustix::process::{Gid, Uid};
 
 use super::home;
 
+mod upon;
+
+/// Where something is made before it is put into the upper layer.
+const ASIDE: &str = "discard.new";
+/// Where it is when it is whole.
+const WHOLE: &str = "discard.whole";
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// What overlayfs keeps for itself.
 const MARKS: &[u8] = b"trusted.overlay.";
@@ -51,6 +59,8 @@ pub(crate) struct Layers<'a> {
     record: &'a Record,
     root: OwnedFd,
     upper: OwnedFd,
+    /// Between the two, the newest first.
+    frozen: Vec<OwnedFd>,
     lower: OwnedFd,
 }
 
@@ -68,15 +78,21 @@ impl Layers<'_> {
         let open = || -> io::Result<Layers<'a>> {
             let root = openat(CWD, &path, DIRECTORY, Mode::empty())?;
             let upper = openat2(&root, "upper", DIRECTORY, Mode::empty(), WALK)?;
+            let open = |layer: &Frozen| Ok(openat(CWD, layer.upper(), DIRECTORY, Mode::empty())?);
+            let frozen = record.layers.project.iter().map(open).collect::<io::Result<_>>()?;
             let lower = openat(project, ".", DIRECTORY, Mode::empty())?;
-            Ok(Layers { record, root, upper, lower })
+            Ok(Layers { record, root, upper, frozen, lower })
         };
         open().with_context(|| format!("cannot open layers '{}'", path.display()))
     }
 
     /// Drops what was changed at and below `path`. That nothing was is no failure.
     pub(crate) fn discard(&self, path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
-        self.uncover(path, progress).with_context(|| format!("cannot discard '{}'", path.display()))
+        let mut discard = || match self.is_frozen(path)? {
+            true => self.present(path, progress),
+            false => self.uncover(path, progress),
+        };
+        discard().with_context(|| format!("cannot discard '{}'", path.display()))
     }
 
     fn uncover(&self, path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
@@ -92,11 +108,7 @@ impl Layers<'_> {
             }
         }
         if let Some(level) = levels.last() {
-            match look(&level.upper, target)? {
-                None => {}
-                Some(stat) if is_dir(&stat) => home::remove_tree(level.upper.as_fd(), Path::new(target), progress)?,
-                Some(_) => unlinkat(&level.upper, *target, AtFlags::empty())?,
-            }
+            drop_from(&level.upper, target, progress)?;
         }
         // directories that were in the layer for what they held
         for (index, name) in above.iter().enumerate().rev() {
@@ -145,8 +157,7 @@ impl Layers<'_> {
 
     /// Makes of the whiteout `name` an opaque directory, which hides as much.
     fn replace_whiteout(&self, level: &Level, name: &OsStr, lower: &OwnedFd) -> Result<()> {
-        const ASIDE: &str = "discard.new";
-        home::remove_tree(self.root.as_fd(), Path::new(ASIDE), &mut || ()).or_else(|_| gone(&self.root, ASIDE))?;
+        self.clear_aside()?;
         mkdirat(&self.root, ASIDE, Mode::RWXU)?;
         let dir = openat(&self.root, ASIDE, DIRECTORY, Mode::empty())?;
         let theirs = fstat(lower)?;
@@ -156,6 +167,10 @@ impl Layers<'_> {
         fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty())?;
         renameat_with(&self.root, ASIDE, &level.upper, name, RenameFlags::EXCHANGE)?;
         Ok(gone(&self.root, ASIDE)?)
+    }
+
+    fn clear_aside(&self) -> io::Result<()> {
+        home::remove_tree(self.root.as_fd(), Path::new(ASIDE), &mut || ()).or_else(|_| gone(&self.root, ASIDE))
     }
 
     /// Whether the directory of `level` says nothing that the project's does not.
@@ -188,6 +203,15 @@ fn cover(upper: &OwnedFd, lower: &OwnedFd, name: &OsStr) -> Result<()> {
             Ok(fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty())?)
         }
         Some(_) => Ok(()),
+    }
+}
+
+/// Removes what a layer has of `name`, whatever that is.
+fn drop_from(upper: &OwnedFd, name: &OsStr, progress: &mut dyn FnMut()) -> io::Result<()> {
+    match look(upper, name)? {
+        None => Ok(()),
+        Some(stat) if is_dir(&stat) => home::remove_tree(upper.as_fd(), Path::new(name), progress),
+        Some(_) => Ok(unlinkat(upper, name, AtFlags::empty())?),
     }
 }
 

@@ -256,7 +256,7 @@ fn make_alike(path: &Path, like: Option<&Path>, ids: Ids) -> io::Result<()> {
 }
 
 /// Copies the attributes that people and programs give.
-fn copy_attributes(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn copy_attributes(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     let mut names = vec![0; 65536];
     let length = match rustix::fs::flistxattr(from, &mut names[..]) {
         Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),

@@ -654,11 +654,6 @@ impl Session<'_> {
             bar.finish_and_clear();
             return Ok(status::DONE);
         }
-        if !record.layers.project.is_empty() {
-            return Err(Failure::new(format!("changes of '{name}' are frozen: they can only be discarded as a whole"))
-                .hint(format!("lbx-env discard {name}"))
-                .into());
-        }
         layers::require(&name)?;
         let layers = discard::Layers::open(&record, project.fd.as_fd())?;
         let ended = self.each(paths, |path| {
