@@ -38,6 +38,13 @@ impl Name {
         Name(format!("{}-{}", slug(word.as_bytes()), digits(path)))
     }
 
+    /// As [`Name::with_word`], with `-` and `number` behind the word, which is cut so that they survive.
+    pub fn numbered(word: &OsStr, number: u32, path: &Path) -> Name {
+        let (word, number) = (slug(word.as_bytes()), format!("-{number}"));
+        let word = word[..word.len().min(WORD_MAX - number.len())].trim_end_matches('-');
+        Name(format!("{word}{number}-{}", digits(path)))
+    }
+
     /// `text` as a name, when it has the form of one.
     pub fn parse(text: &OsStr) -> Option<Name> {
         let text = text.to_str()?;
@@ -53,6 +60,11 @@ impl Name {
     /// Whether this can be the name of the project at `path`: the digits agree.
     pub fn fits(&self, path: &Path) -> bool {
         self.0.ends_with(&digits(path))
+    }
+
+    /// The word: all in front of the digits.
+    pub fn word(&self) -> &str {
+        self.0.rsplit_once('-').map_or(self.as_str(), |(word, _)| word)
     }
 
     /// The name as text.
@@ -144,6 +156,24 @@ mod tests {
         let name = name("/x/abcdefghijklmnopqrstuvwxyz-more");
         assert!(name.starts_with("abcdefghijklmnopqrstuvwxyz-"), "{name}");
         assert_eq!(name.len(), 26 + 5);
+    }
+
+    #[test]
+    fn a_number_survives_the_cut_and_keeps_names_apart() {
+        let path = Path::new("/Users/alice/my-project");
+        let name = |word: &str, number| Name::numbered(OsStr::new(word), number, path);
+        assert_eq!(name("my-project", 8).as_str(), "my-project-8-8476");
+        assert_eq!(name("my-project-8", 1).as_str(), "my-project-8-1-8476");
+        let long = "abcdefghijklmnopqrstuvwxyz0123";
+        for (number, cut) in [(1, 25), (10, 24), (u32::MAX, 16)] {
+            let name = name(long, number);
+            assert_eq!(name.word(), format!("{}-{number}", &long[..cut]));
+            assert_eq!(name.as_str().len(), 32);
+            assert_eq!(Name::parse(OsStr::new(name.as_str())), Some(name));
+        }
+        // a dash that the cut would leave hanging
+        assert_eq!(name("abcdefghijklmnopqrstuvwx-yz", 7).word(), "abcdefghijklmnopqrstuvwx-7");
+        assert_eq!(name("", 1).word(), "env-1");
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::Name;
 use crate::failure::{Failure, Result, fail, status};
 use crate::path::JsonPath;
+use crate::snapshot::Tag;
 
 /// The operands of a command line; a lone `-` is replaced by what stdin holds, one a line, or
 /// each ended by NUL when `null` is set. Empty lines are no operands.
@@ -37,6 +39,22 @@ fn split(text: &[u8], null: bool) -> Vec<OsString> {
         .filter(|operand| !operand.is_empty())
         .map(|operand| OsString::from_vec(operand.to_vec()))
         .collect()
+}
+
+/// `ENV[@TAG]`: the environment, a name or a path, and the tag of a snapshot of it. What follows the last
+/// `@` of a path is a tag where it can be one; with `/` behind it, no path's is.
+///
+/// # Errors
+/// What follows a name is no tag.
+pub fn tagged(word: &OsStr) -> Result<(OsString, Option<Tag>)> {
+    let bytes = word.as_bytes();
+    let Some(at) = bytes.iter().rposition(|byte| *byte == b'@') else { return Ok((word.to_owned(), None)) };
+    let (env, tag) = (OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]));
+    match tag.to_str().and_then(Tag::parse) {
+        Some(tag) if !env.is_empty() => Ok((env.to_owned(), Some(tag))),
+        _ if Name::parse(env).is_none() => Ok((word.to_owned(), None)),
+        _ => fail(Failure::new(format!("not the tag of a snapshot: '{}'", tag.display())).status(status::USAGE)),
+    }
 }
 
 /// Which changes of a copy-on-write project are meant by a word, or by a line that names them.
@@ -265,6 +283,21 @@ mod tests {
         assert_eq!(word(".").unwrap(), below(b""));
         for outside in ["..", "src/../../x", "/home/alice/p2", "/"] {
             assert!(word(outside).is_err(), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_tag_stands_behind_the_last_at_sign() {
+        let tagged = |word: &str| tagged(OsStr::new(word));
+        let parts = |env: &str, tag: Option<&str>| (OsString::from(env), tag.and_then(Tag::parse));
+        assert_eq!(tagged("app-1a2b").unwrap(), parts("app-1a2b", None));
+        assert_eq!(tagged("app-1a2b@v1.2_x-y").unwrap(), parts("app-1a2b", Some("v1.2_x-y")));
+        assert_eq!(tagged("./a@b@c").unwrap(), parts("./a@b", Some("c")));
+        for path in ["/src/a@b/", "/src/a@b/c", "@", "a@", "@a", "a@-b", "a@b c", "a@\u{e4}"] {
+            assert_eq!(tagged(path).unwrap(), parts(path, None));
+        }
+        for wrong in ["app-1a2b@", "app-1a2b@-", "app-1a2b@a/b", &format!("app-1a2b@{}", "a".repeat(65))] {
+            assert!(tagged(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::failure::{Failure, Result};
 use crate::layer::{Frozen, Stack};
 use crate::path::{JsonPath, canonical};
+use crate::snapshot::Tag;
 use crate::{Name, path};
 
 /// Where environments are recorded: one directory each, readable by every user.
@@ -134,6 +135,23 @@ pub struct Options {
     pub git: BTreeMap<String, String>,
 }
 
+/// What an environment was forked from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The environment.
+    pub name: Name,
+    /// The snapshot of it; none: as it was when it was forked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.name)?;
+        self.tag.iter().try_for_each(|tag| write!(f, "@{tag}"))
+    }
+}
+
 /// The schema of a record with `options` and the frozen layers of `stack`.
 fn schema_of(options: &Options, stack: &Stack) -> u32 {
     match (stack.is_empty(), options.project.is_rw()) {
@@ -179,6 +197,9 @@ pub struct Record {
     /// What was frozen of it.
     #[serde(default, skip_serializing_if = "Stack::is_empty")]
     pub layers: Stack,
+    /// What it was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Source>,
 }
 
 /// What a [`Record`] starts from.
@@ -217,6 +238,7 @@ impl Record {
             labels: BTreeMap::new(),
             worktree: None,
             layers: Stack::default(),
+            from: None,
         }
     }
 
@@ -436,17 +458,28 @@ fn names_in(dir: &str) -> Result<Vec<Name>> {
 /// # Errors
 /// The directory of records cannot be read.
 pub fn of_path(path: &Path) -> Result<Vec<Name>> {
-    let is_of = |name: &Name| {
-        let deleted = || std::fs::read(deleted_file(name)).ok().and_then(|text| Record::parse(&text, name).ok());
-        Record::load(name).ok().or_else(deleted).is_some_and(|r| r.project() == path)
-    };
     let Ok(default) = Name::of(path) else { return Ok(Vec::new()) };
-    if is_of(&default) {
+    if is_of(&default, path) {
         return Ok(vec![default]);
     }
+    named_of_path(path)
+}
+
+/// The environments of the project at `path`, which is canonical, that have another name than it gives.
+///
+/// # Errors
+/// The directory of their names cannot be read.
+pub fn named_of_path(path: &Path) -> Result<Vec<Name>> {
     // all names of one path end alike
-    let digits = default.as_str().rsplit('-').next().unwrap_or_default();
-    Ok(names_in(NAMED)?.into_iter().filter(|name| name.as_str().ends_with(digits) && is_of(name)).collect())
+    let Ok(default) = Name::of(path) else { return Ok(Vec::new()) };
+    let digits = &default.as_str()[default.word().len()..];
+    Ok(names_in(NAMED)?.into_iter().filter(|name| name.as_str().ends_with(digits) && is_of(name, path)).collect())
+}
+
+/// Whether `name` is, or was until its deletion began, an environment of the project at `path`.
+fn is_of(name: &Name, path: &Path) -> bool {
+    let deleted = || std::fs::read(deleted_file(name)).ok().and_then(|text| Record::parse(&text, name).ok());
+    Record::load(name).ok().or_else(deleted).is_some_and(|record| record.project() == path)
 }
 
 /// The environment that an operand means: a name, else the path of a project.
@@ -621,6 +654,20 @@ mod tests {
             assert_eq!(Record::parse(text.as_bytes(), &record.name).unwrap(), record);
             let elsewhere = text.replace("0123456789abcdef", "../../../../etc/");
             assert!(matches!(Record::parse(elsewhere.as_bytes(), &record.name), Err(Unreadable::Broken(_))));
+        }
+    }
+
+    #[test]
+    fn a_fork_tells_what_it_was_made_from() {
+        let path = Path::new("/home/alice/p");
+        let mut record = record(path);
+        assert!(!serde_json::to_string(&record).unwrap().contains("from"));
+        for (tag, shown) in [(None, "p-"), (Tag::parse("v1"), "@v1")] {
+            record.from = Some(Source { name: Name::of(path).unwrap(), tag });
+            let text = serde_json::to_string(&record).unwrap();
+            assert_eq!(Record::parse(text.as_bytes(), &record.name).unwrap(), record);
+            assert!(record.from.as_ref().unwrap().to_string().contains(shown));
+            assert_eq!(text.contains("tag"), shown == "@v1", "{text}");
         }
     }
 

@@ -21,6 +21,8 @@ const COLUMNS: [Column; 6] = [
     Column { title: "MEMORY", right: true, shrinks: false },
     Column { title: "LAST USE", right: false, shrinks: false },
 ];
+/// A further column, where one was made from another.
+const FROM: Column = Column { title: "FROM", right: false, shrinks: false };
 
 /// Prints the table; with `json`, what `lbx-ls` prints.
 pub(crate) fn run(json: bool, common: &Common) -> Result<u8> {
@@ -44,8 +46,21 @@ pub(crate) fn run(json: bool, common: &Common) -> Result<u8> {
     let width = tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
     let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let now = jiff::Timestamp::now();
-    let rows = environments.iter().map(|environment| row(environment, now)).collect();
-    let text = table::layout(&COLUMNS, rows, width, colour);
+    let text = match environments.iter().any(|environment| environment.from.is_some()) {
+        false => {
+            let rows = environments.iter().map(|environment| row(environment, now)).collect();
+            table::layout(&COLUMNS, rows, width, colour)
+        }
+        true => {
+            let [name, state, path, processes, memory, last_use] = COLUMNS;
+            let columns = [name, state, FROM, path, processes, memory, last_use];
+            let row = |environment| {
+                let [name, state, path, processes, memory, last_use] = row(environment, now);
+                [name, state, origin(environment), path, processes, memory, last_use]
+            };
+            table::layout(&columns, environments.iter().map(row).collect(), width, colour)
+        }
+    };
     stdout.lock().write_all(text.as_bytes()).context("cannot write to stdout")?;
     if !common.quiet {
         for Environment { name, error, .. } in &environments {
@@ -81,9 +96,22 @@ fn row(environment: &Environment, now: jiff::Timestamp) -> [Cell; 6] {
     ]
 }
 
+/// What `environment` was forked from.
+fn origin(environment: &Environment) -> Cell {
+    environment.from.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_tells_what_it_is_from() {
+        let of = |text: &str| origin(&serde_json::from_str(text).unwrap()).text;
+        assert_eq!(of(r#"{"name":"a-1a2b","state":"stopped"}"#), "-");
+        assert_eq!(of(r#"{"name":"a-1-1a2b","state":"stopped","from":{"name":"a-1a2b"}}"#), "a-1a2b");
+        assert_eq!(of(r#"{"name":"a-1-1a2b","state":"stopped","from":{"name":"a-1a2b","tag":"v1"}}"#), "a-1a2b@v1");
+    }
 
     #[test]
     fn a_row_tells_what_is_known() {

@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail};
+use lbx::record::Source;
 use lbx::step;
 use serde::Deserialize;
 
@@ -19,6 +20,7 @@ pub(crate) struct Environment {
     pub(crate) procs: Option<u64>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) last_used: Option<String>,
+    pub(crate) from: Option<Source>,
     pub(crate) error: Option<String>,
 }
 
