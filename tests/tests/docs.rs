@@ -8,12 +8,14 @@ use lbx::record::{Options, Origin, Owner, Ownership};
 use lbx::{Name, Record};
 use lbx_tests::{Place, docs, installed, only_at, repository};
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 13] = [
     "man/lbx-name.1",
     "man/lbx-env.1",
     "man/lbx-enter.1",
     "man/lbx-ls.1",
     "man/lbx-diff.1",
+    "man/lbx-apply.1",
+    "man/lbx-discard.1",
     "man/lbx-on.1",
     "man/lbx-probe.1",
     "man/lbx-vm.1",
@@ -130,7 +132,8 @@ fn every_field_of_a_record_is_in_its_page() {
     let record = Record::new(origin, 65536, 65536, "/bin/sh".into(), Options::default());
     let record = serde_json::to_value(record).unwrap();
     let page = plain("man/lbx-record.5");
-    let mut live = vec!["path_bytes", "worktree", "state", "last_used", "procs", "memory_bytes", "place", "error"];
+    let mut live =
+        vec!["path_bytes", "worktree", "from", "tag", "state", "last_used", "procs", "memory_bytes", "place", "error"];
     let objects = [&record, &record["owner"], &record["options"]];
     live.extend(objects.iter().flat_map(|object| object.as_object().unwrap().keys().map(String::as_str)));
     for field in live {
