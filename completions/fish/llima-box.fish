@@ -20,8 +20,10 @@ lbx-env create|--exclusive|flag|Fail where the environment exists
 lbx-env create|--json|flag|Print the record in place of the name
 lbx-env create|-0|flag|Operands on standard input end with NUL, not newline
 lbx-env create|--null|flag|Operands on standard input end with NUL, not newline
+lbx-env create|--count|@none|As many forks, numbered from 1
 lbx-env create|@*|@dir|Directories of projects [default: .]; \'-\' reads them from standard input
 lbx-env create|--name|@none|Use WORD in place of the path\'s last component in the name
+lbx-env create|--from|@env|Fork ENV: with its home and its changes, as they are or as its snapshot TAG has them
 lbx-env create|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 lbx-env create|--ro|@file|Show PATH inside, read-only; may be repeated
 lbx-env create|--rw|@file|Show PATH inside, read-write; may be repeated
@@ -347,6 +349,7 @@ llima-box|shell|verb|Enter the environment of a project, which is created when t
 llima-box shell|@1|@env|Name, or directory of the project [default: the project around the current directory]
 llima-box shell|@--|@command|The command and its arguments, behind \'--\' [default: the login shell]
 llima-box shell|--name|@none|Use WORD in place of the path\'s last component in the name
+llima-box shell|--from|@env|Fork ENV: with its home and its changes, as they are or as its snapshot TAG has them
 llima-box shell|--project|rw ro cow|The project inside: itself, itself read-only, or a layer over it to write to [default: rw]
 llima-box shell|--ro|@file|Show PATH inside, read-only; may be repeated
 llima-box shell|--rw|@file|Show PATH inside, read-write; may be repeated

@@ -394,6 +394,108 @@ fn delete_of_several_killed_before_any_change_is_finished_by_the_same_command() 
     kill_a_batch("delete");
 }
 
+/// A stopped environment that has written something, to be forked: its project and its name.
+fn parent() -> (Project, String) {
+    let project = Project::new();
+    project.write("file", "one\n");
+    let name = project.create(&OPTIONS);
+    project.sh("echo changed >file; echo new >new; mkdir -p ~/a/b; echo home >~/a/file");
+    project.must("stop");
+    (project, name)
+}
+
+fn fork_words(parent: &str, count: usize) -> Vec<String> {
+    let tool = tool_file("lbx-env").display().to_string();
+    [&tool, "create", "--count", &count.to_string(), "--from", parent].map(str::to_owned).to_vec()
+}
+
+/// After an interruption of the command that makes `count` forks of `parent`: the parent has what it had;
+/// the command again, or repair first, or delete at once, finish it; then nothing is left.
+fn forks_finish(project: &Project, parent: &str, count: usize, round: usize, what: &dyn Debug) {
+    let must = |words: &[String]| {
+        let output = command(&words[0]).args(&words[1..]).output().unwrap();
+        assert!(output.status.success(), "{words:?} after {what:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let env = |verb: &[&str], names: &[String]| {
+        let verb = verb.iter().map(|word| (*word).to_owned());
+        must(
+            &[tool_file("lbx-env").display().to_string()]
+                .into_iter()
+                .chain(verb)
+                .chain(names.to_vec())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let seen = |name: &str| {
+        let script = "cat file new ~/a/file; echo x >>file; echo x >>~/a/file";
+        must(&[&tool_file("lbx-enter").display().to_string(), name, "--", "sh", "-euc", script].map(str::to_owned))
+    };
+    let digits = &parent[parent.len() - 5..];
+    let names: Vec<String> = (1..=count).map(|n| format!("app-{n}{digits}")).collect();
+    let begun: Vec<String> = names.iter().filter(|name| listed(name).is_some()).cloned().collect();
+    if round % 3 == 1 && !begun.is_empty() {
+        env(&["repair"], &begun);
+        let broken = begun.iter().filter_map(|name| listed(name)).find(|object| object["state"] == "broken");
+        assert_eq!(broken, None, "{what:?}: repair left it broken");
+    }
+    if round % 3 != 2 {
+        let printed: String = names.iter().map(|name| format!("{name}\n")).collect();
+        assert_eq!(must(&fork_words(parent, count)), printed, "{what:?}");
+        names.iter().take(3).for_each(|name| assert_eq!(seen(name), "changed\nnew\nhome\n", "{name} after {what:?}"));
+    }
+    assert_eq!(seen(parent), "changed\nnew\nhome\n", "{what:?}");
+    // the parent first, by turns
+    let all = [vec![parent.to_owned()], names];
+    let all = if round % 2 == 0 { all.concat() } else { all.iter().rev().flatten().cloned().collect() };
+    env(&["delete", "-f"], &all);
+    assert_eq!(project.read("file"), "one\n", "{what:?}");
+    host(&format!("rm -rf '{}/target'", project.str()));
+    nothing_is_left(&format!("forks after {what:?}"));
+}
+
+#[test]
+fn forks_killed_before_any_change_are_finished_by_the_same_command() {
+    if !is_killed_here() || !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let (counted, name) = parent();
+    let (changing, _) = calls_of(&counted.base().join("strace"), &fork_words(&name, 2));
+    drop(counted);
+    let (mut disturbed, rounds) = (0, changing.len());
+    for (round, (call, when)) in changing.into_iter().enumerate() {
+        let (project, name) = parent();
+        let inject = format!("inject={call}:signal=KILL:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &fork_words(&name, 2));
+        disturbed += usize::from(!output.status.success());
+        forks_finish(&project, &name, 2, round, &inject);
+    }
+    assert!(disturbed > rounds / 2, "only {disturbed} of {rounds} runs were disturbed");
+}
+
+#[test]
+fn eight_forks_killed_at_random_instants_leave_nothing() {
+    if !is_killed_here() {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    for round in 0..30 {
+        let (project, name) = parent();
+        let words = fork_words(&name, 8);
+        let mut tool = std_command(&words[0]);
+        tool.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = tool.spawn().unwrap();
+        let instant = Duration::from_micros(random(60_000));
+        std::thread::sleep(instant);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        forks_finish(&project, &name, 8, round, &instant);
+    }
+}
+
 /// Numbers that no test run repeats.
 fn random(below: u64) -> u64 {
     use std::hash::{BuildHasher, Hasher};

@@ -1,6 +1,6 @@
 //! The command line of `lbx-env`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -18,6 +18,7 @@ use lbx::snapshot::Tag;
     after_help = "Examples:
   lbx-env create                    for the current directory; prints the name
   lbx-env create --ro ~/.cargo --private target ~/src/app
+  lbx-env create --from app-1a2b --count 8
   lbx-env set --label team=web app-1a2b
   lbx-ls --names | lbx-env stop -   stop them all"
 )]
@@ -47,8 +48,11 @@ pub enum Verb {
         /// Operands on standard input end with NUL, not newline
         #[arg(short = '0', long)]
         null: bool,
+        /// As many forks, numbered from 1
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_FORKS))]
+        count: Option<u32>,
         /// Directories of projects [default: .]; '-' reads them from standard input
-        #[arg(value_name = "PATH|-")]
+        #[arg(value_name = "PATH|-", conflicts_with = "from")]
         paths: Vec<OsString>,
         #[command(flatten)]
         #[allow(missing_docs)]
@@ -142,6 +146,9 @@ pub struct Envs {
     pub envs: Vec<OsString>,
 }
 
+/// As many forks as one command makes, at most.
+pub const MOST_FORKS: i64 = 1000;
+
 /// The options of a new environment.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 // the verb `Create` has a group of that name already
@@ -151,6 +158,9 @@ pub struct Create {
     /// Use WORD in place of the path's last component in the name
     #[arg(long, value_name = "WORD")]
     pub name: Option<OsString>,
+    /// Fork ENV: with its home and its changes, as they are or as its snapshot TAG has them
+    #[arg(long, value_name = "ENV[@TAG]")]
+    pub from: Option<OsString>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub settings: Settings,
@@ -221,6 +231,36 @@ fn yes_no(text: &str) -> Result<bool, String> {
     }
 }
 
+impl Create {
+    /// These options as words of a command line at `place`, paths as they are known there.
+    ///
+    /// # Errors
+    /// As [`Settings::words`]; an environment to fork that cannot be one.
+    pub fn words(&self, place: &lbx::Place) -> lbx::Result<Vec<OsString>> {
+        let mut words = self.settings.words(place)?;
+        words.extend(self.name.iter().map(|name| word("--name", name)));
+        if let Some(from) = &self.from {
+            let (env, tag) = lbx::operand::tagged(from)?;
+            let mut env = if lbx::Name::parse(&env).is_some() { env } else { place.path(env.as_ref())?.into() };
+            match tag {
+                Some(tag) => env.push(format!("@{tag}")),
+                // the last part of the path is none
+                None if lbx::operand::tagged(&env)?.1.is_some() => env.push("/"),
+                None => {}
+            }
+            words.push(word("--from", &env));
+        }
+        Ok(words)
+    }
+}
+
+fn word(option: &str, value: &OsStr) -> OsString {
+    let mut word = OsString::from(option);
+    word.push("=");
+    word.push(value);
+    word
+}
+
 impl Settings {
     /// These options as words of a command line at `place`, paths as they are known there.
     ///
@@ -228,12 +268,7 @@ impl Settings {
     /// A path that cannot be resolved, or that is not absolute where it is another machine's.
     pub fn words(&self, place: &lbx::Place) -> lbx::Result<Vec<OsString>> {
         let mut words = Vec::new();
-        let mut word = |option: &str, value: &std::ffi::OsStr| {
-            let mut word = OsString::from(option);
-            word.push("=");
-            word.push(value);
-            words.push(word);
-        };
+        let mut word = |option: &str, value: &OsStr| words.push(word(option, value));
         if let Some(project) = self.project {
             word("--project", project.word().as_ref());
         }

@@ -47,6 +47,11 @@ fn act(_: &Cli) -> Result<u8> {
 /// anything to do.
 fn expand_operands(verb: &mut Verb, place: &Place) -> Result<bool> {
     let (operands, null) = match verb {
+        Verb::Create { options, .. } if options.from.is_some() => return Ok(true),
+        Verb::Create { count: Some(_), .. } => {
+            let message = "'--count' is for forks, and there is nothing to fork";
+            return Err(lbx::Failure::new(message).hint("--from ENV").status(status::USAGE).into());
+        }
         Verb::Create { paths, null, .. } => {
             if let (true, Place::Ssh(_)) = (paths.is_empty(), place) {
                 let message = format!("no path given: the files of '{place}' are its own");
@@ -78,14 +83,10 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
         words.push("--dry-run".into());
     }
     let (verb, operands) = match &cli.verb {
-        Verb::Create { options, exclusive, json, paths, .. } => {
+        Verb::Create { options, exclusive, json, count, paths, .. } => {
             words.push("create".into());
-            if let Some(name) = &options.name {
-                let mut word = OsString::from("--name=");
-                word.push(name);
-                words.push(word);
-            }
-            words.extend(options.settings.words(place)?);
+            words.extend(options.words(place)?);
+            words.extend(count.map(|count| format!("--count={count}").into()));
             words.extend(exclusive.then(|| "--exclusive".into()));
             words.extend(json.then(|| "--json".into()));
             (None, paths)

@@ -28,6 +28,7 @@ fn after_help() -> String {
         "Examples:
   llima-box shell                   a shell, in the project around you
   llima-box shell . -- make test    one command, in this directory
+  llima-box shell --from app-1a2b   in a fork of that environment
   llima-box list                    all environments
   llima-box delete .                this one, with its home; the project stays
 
@@ -90,7 +91,7 @@ pub enum Verb {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Shell {
     /// Name, or directory of the project [default: the project around the current directory]
-    #[arg(value_name = "ENV")]
+    #[arg(value_name = "ENV", conflicts_with = "from")]
     pub env: Option<OsString>,
     /// What should have stood behind '--'
     #[arg(hide = true)]

@@ -63,6 +63,16 @@ impl Target {
     }
 }
 
+/// The path of `name`, and the other environments that it has; `None` where it has none.
+pub(crate) fn others(name: &Name) -> Result<Option<(PathBuf, Vec<Name>)>> {
+    // a damaged one is told of by whoever enters it
+    let Ok(record) = Record::load(name) else { return Ok(None) };
+    let path = record.project();
+    let mut others = record::named_of_path(&path)?;
+    others.retain(|other| other != name);
+    Ok((!others.is_empty()).then_some((path, others)))
+}
+
 fn explicit(operand: &OsStr, stray: &[OsString]) -> Result<Target> {
     if let Some(name) = Name::parse(operand) {
         return match record::dir(&name).exists() {

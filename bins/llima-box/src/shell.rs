@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use clap::Parser;
 use lbx::config::{self, Config, Switch};
-use lbx::failure::{Failure, Result, fail, status};
+use lbx::failure::{Failure, Result, fail, printable, say, status};
 use lbx::operand::assignment;
 use lbx::record;
 use lbx::step::{self, Call};
@@ -16,7 +16,7 @@ use lbx_env::{Create, GIT_KEYS, Settings};
 use llima_box::Shell;
 
 use crate::project::{self, Target};
-use crate::{SHELL, listing};
+use crate::{SHELL, TOOL, listing};
 
 /// The variable that tells where the caller elsewhere stands.
 pub(crate) const DIRECTORY: &str = "LBX_DIRECTORY";
@@ -76,18 +76,9 @@ impl Request {
 
     /// Does what is asked for on this machine.
     fn here(self) -> Result<u8> {
-        let target = match &self.shell.create.name {
-            // with a name of its own, a path may have further environments
-            Some(_) => Target::of_path(self.shell.env.as_deref(), &self.shell.stray)?,
-            None => Target::of(self.shell.env.as_deref(), &self.shell.stray)?,
-        };
-        let name = match (target, self.shell.create == Create::default()) {
-            (Target::Environment(name), true) => name,
-            (target, _) => match self.create(target)? {
-                Ok(name) => name,
-                // it has said why
-                Err(_) => return Ok(status::TOOL_FAILED),
-            },
+        let Ok(name) = self.environment()? else {
+            // it has said why
+            return Ok(status::TOOL_FAILED);
         };
         self.shell.common.note(SHELL, || format!("environment {name}"));
         let mut command = step::sibling("lbx-enter")?;
@@ -95,6 +86,41 @@ impl Request {
         command.arg("--").arg(name.as_str()).args(&self.shell.command);
         step::carry(&mut command, &self.values());
         match step::replace(command)? {}
+    }
+
+    /// The environment that is meant, made where there is none.
+    fn environment(&self) -> Result<listing::Outcome<Name>> {
+        let (env, create) = (self.shell.env.as_deref(), &self.shell.create);
+        if create.from.is_some() {
+            return made(self.tool(create)?);
+        }
+        let target = match &create.name {
+            // with a name of its own, a path may have further environments
+            Some(_) => Target::of_path(env, &self.shell.stray)?,
+            None => Target::of(env, &self.shell.stray)?,
+        };
+        match target {
+            Target::Environment(name) if *create == Create::default() => {
+                if env.is_none_or(|env| Name::parse(env).is_none()) {
+                    self.tell_others(&name)?;
+                }
+                Ok(Ok(name))
+            }
+            target => self.create(target),
+        }
+    }
+
+    /// Tells a person who gave a path that they might have meant others than `name`.
+    fn tell_others(&self, name: &Name) -> Result<()> {
+        if self.shell.common.quiet {
+            return Ok(());
+        }
+        if let Some((path, others)) = project::others(name)? {
+            let names: Vec<&str> = others.iter().map(Name::as_str).collect();
+            let path = printable(&path.display().to_string());
+            say(&format!("{}: entering '{name}'; path '{path}' has others: {}\n", TOOL.name, names.join(" ")));
+        }
+        Ok(())
     }
 
     /// The environment of `target`, created or with the options that were asked for.
@@ -110,18 +136,19 @@ impl Request {
             fill(&mut create.settings, self.default_settings()?);
         }
         if let (None, Some(name)) = (&create.name, own_name) {
-            create.name = name.as_str().rsplit_once('-').map(|(word, _)| word.into());
+            create.name = Some(name.word().into());
         }
         self.shell.common.note(SHELL, || format!("project {}", path.display()));
-        let mut command = step::sibling("lbx-env")?;
-        command.arg("create").args(self.shell.common.words(&Place::Local)).args(create_words(&create, &Place::Local)?);
+        let mut command = self.tool(&create)?;
         command.arg("--").arg(&path);
-        let text = match listing::output(command)? {
-            Ok(text) => text,
-            Err(status) => return Ok(Err(status)),
-        };
-        let name = str::from_utf8(text.trim_ascii_end()).ok().and_then(|name| Name::parse(name.as_ref()));
-        name.map(Ok).ok_or_else(|| Failure::new("lbx-env create printed no name").into())
+        made(command)
+    }
+
+    /// `lbx-env create` with the options of `create`.
+    fn tool(&self, create: &Create) -> Result<Command> {
+        let mut command = step::sibling("lbx-env")?;
+        command.arg("create").args(self.shell.common.words(&Place::Local)).args(create.words(&Place::Local)?);
+        Ok(command)
     }
 
     fn default_settings(&self) -> Result<Settings> {
@@ -153,13 +180,13 @@ impl Request {
     fn call(&self, place: &Place) -> Result<Call> {
         let mut words: Vec<OsString> = vec!["shell".into()];
         words.extend(self.shell.common.words(&Place::Local));
-        words.extend(create_words(&self.shell.create, place)?);
+        words.extend(self.shell.create.words(place)?);
         words.extend(self.default_settings()?.words(place)?.iter().map(|word| option("--when-new", word)));
         words.extend(self.enter_words());
         match &self.shell.env {
             Some(env) if Name::parse(env).is_some() => words.push(env.clone()),
             Some(env) => words.push(project_at(place, Path::new(env), &self.shell.stray)?.into()),
-            None if matches!(place, Place::Ssh(_)) => {
+            None if matches!(place, Place::Ssh(_)) && self.shell.create.from.is_none() => {
                 let message = format!("no environment given: the files of '{place}' are its own");
                 return fail(Failure::new(message).hint("name one, or its absolute path"));
             }
@@ -191,6 +218,16 @@ impl Request {
     }
 }
 
+/// The environment that `command` prints.
+fn made(command: Command) -> Result<listing::Outcome<Name>> {
+    let text = match listing::output(command)? {
+        Ok(text) => text,
+        Err(status) => return Ok(Err(status)),
+    };
+    let name = str::from_utf8(text.trim_ascii_end()).ok().and_then(|name| Name::parse(name.as_ref()));
+    name.map(Ok).ok_or_else(|| Failure::new("lbx-env create printed no name").into())
+}
+
 /// The project at `path` as `place` knows it. What can be seen to be none from here is told from
 /// here: a VM would only say that it has no such directory.
 fn project_at(place: &Place, path: &Path, stray: &[OsString]) -> Result<PathBuf> {
@@ -198,12 +235,6 @@ fn project_at(place: &Place, path: &Path, stray: &[OsString]) -> Result<PathBuf>
         Place::Ssh(_) => place.path(path),
         _ => project::directory(path, stray),
     }
-}
-
-fn create_words(create: &Create, place: &Place) -> Result<Vec<OsString>> {
-    let mut words = create.settings.words(place)?;
-    words.extend(create.name.iter().map(|name| option("--name", name)));
-    Ok(words)
 }
 
 fn option(name: &str, value: &OsStr) -> OsString {

@@ -91,7 +91,7 @@ fn kind(arg: &Arg) -> Result<String> {
     let kind = match value_name(arg) {
         _ if !values.is_empty() => values.join(" "),
         "yes|no" => "yes no".to_owned(),
-        "ENV" | "ENV2" | "ENV|-" => "@env".to_owned(),
+        "ENV" | "ENV2" | "ENV|-" | "ENV[@TAG]" => "@env".to_owned(),
         "PATH|-" | "DIR" => "@dir".to_owned(),
         "PATH" | "FILE" => "@file".to_owned(),
         "PLACE" => "@place".to_owned(),

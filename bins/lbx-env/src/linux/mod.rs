@@ -22,6 +22,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 mod accounts;
 mod discard;
 mod etc;
+mod fork;
 mod frozen;
 mod holder;
 mod home;
@@ -50,8 +51,11 @@ pub(crate) fn act(tool: Tool, cli: &Cli) -> Result<u8> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let session = Session { tool, cli, caller: Caller::current() };
     match &cli.verb {
-        Verb::Create { options, exclusive, json, paths, .. } => {
+        Verb::Create { options, exclusive, json, count, paths, .. } => {
             let creation = Creation { options, exclusive: *exclusive, json: *json, passwd: OnceCell::new() };
+            if let Some(from) = &options.from {
+                return session.fork(from, *count, &creation);
+            }
             session.together(
                 paths,
                 |path, held| session.begin_create(Path::new(path), &creation, held),
@@ -261,23 +265,29 @@ impl Session<'_> {
         if let Some(record) = existing()? {
             return Ok(Turn::Over(creation.answer(&record)?));
         }
-        if let Err(e) = home::refuse_foreign(&name) {
-            // nothing of it was ever made, but the directory of its lock
-            let is_new = accounts::passwd().is_ok_and(|passwd| accounts::ours(&passwd, &name).is_none());
-            if is_new && !store::is_marked_deleted(&name) {
-                let _ = store::forget(&name, lock);
-            }
-            return Err(e);
-        }
-        if store::is_marked_deleted(&name) {
-            self.remove(&name, None)?;
-            store::unmark_deleted(&name)?;
-        }
+        let lock = self.make_way(&name, lock)?;
         if let Err(e) = require_writable(&project, &path, &settings) {
             return Err(self.undo(&name, lock, e));
         }
         held.0.insert(name.clone());
         Ok(Turn::Begun(New { name, path, project, settings, lock }))
+    }
+
+    /// Makes way for a new environment `name`, whose `lock` is held: of one that was deleted nothing is left.
+    fn make_way(&self, name: &Name, lock: Lock) -> Result<Lock> {
+        if let Err(e) = home::refuse_foreign(name) {
+            // nothing of it was ever made, but the directory of its lock
+            let is_new = accounts::passwd().is_ok_and(|passwd| accounts::ours(&passwd, name).is_none());
+            if is_new && !store::is_marked_deleted(name) {
+                let _ = store::forget(name, lock);
+            }
+            return Err(e);
+        }
+        if store::is_marked_deleted(name) {
+            self.remove(name, None)?;
+            store::unmark_deleted(name)?;
+        }
+        Ok(lock)
     }
 
     fn finish_create(&self, new: New, account: Result<(Ids, Ownership)>, creation: &Creation<'_>) -> Result<String> {
