@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 mod enter;
 mod files;
+mod fork;
 mod life;
 mod list;
 mod many;
@@ -44,9 +45,10 @@ struct Group {
     take: fn() -> Vec<Figure>,
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group { name: "enter", places: &[Place::Local], take: enter::figures },
     Group { name: "life", places: &[Place::Local], take: life::figures },
+    Group { name: "fork", places: &[Place::Local], take: fork::figures },
     Group { name: "many", places: &[Place::Local], take: many::figures },
     Group { name: "list", places: &[Place::Local], take: list::figures },
     Group { name: "files", places: &[Place::Local], take: files::figures },
