@@ -324,13 +324,13 @@ fn the_command_line_is_understood_or_refused() {
     assert!(create(&["--from", &format!("{parent}@../x")]).contains("not the tag of a snapshot"));
     assert!(refused(&format!("{parent}@none"), &[]).contains("no such snapshot"));
     assert!(refused("nothing-0000", &[]).contains("no such environment"));
-    // by its path, too
-    assert_eq!(fork(project.str(), &["--name", "by-path"]).len(), 1);
     let plan =
         text(tool("lbx-env").args(["create", "--dry-run", "--from", &parent, "--count", "2"]).assert().success());
     for line in ["freeze home of", "create account app-1-", "create account app-2-", "create home /home/app-2-"] {
         assert!(plan.contains(line), "{line}: {plan}");
     }
+    // by its path, too
+    assert_eq!(fork(project.str(), &["--name", "by-path"]).len(), 1);
     assert_eq!(listed(&format!("app-1-{}", &parent[parent.len() - 4..])), None);
 }
 

@@ -270,12 +270,13 @@ fn read(file: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Gives `name` the `base` of its parent, and the list of what was `applied`.
+/// Gives `name` the `base` of its parent, and the list of what was `applied`. Nothing of it is synced: where
+/// it is lost, all counts as changed outside.
 fn copy_base(name: &Name, base: &[u8], applied: &[u8]) -> Result<()> {
     store::make_dir(&layer::root(name), 0o700)?;
     for (file, text) in [(layer::applied_file(name), applied), (layer::base_file(name), base)] {
         if !text.is_empty() {
-            store::replace(&file, text, 0o600).with_context(|| format!("cannot write '{}'", file.display()))?;
+            store::write_new(&file, text).with_context(|| format!("cannot write '{}'", file.display()))?;
         }
     }
     Ok(())

@@ -139,6 +139,7 @@ pub(crate) fn freeze(record: &Record) -> Result<Stack> {
 /// Completes a freeze that was begun, so that all that `record` names is there. Its lock is held.
 pub(crate) fn complete(record: &Record) -> Result<()> {
     let name = &record.name;
+    let mut moved = Vec::new();
     if let Some(top) = record.layers.home.first() {
         let (home, frozen) = (home::path(name), top.home());
         let to_move = !is_there(&frozen)?;
@@ -152,8 +153,7 @@ pub(crate) fn complete(record: &Record) -> Result<()> {
             renew_home(record, Some(top))?;
         }
         if to_move {
-            sync(frozen.parent().unwrap_or(&frozen))?;
-            sync(home.parent().unwrap_or(&home))?;
+            moved.extend([frozen.parent().unwrap_or(&frozen).to_owned(), home.parent().unwrap_or(&home).to_owned()]);
         }
         make_dir(&home_work(name))?;
     }
@@ -169,11 +169,10 @@ pub(crate) fn complete(record: &Record) -> Result<()> {
             renew_upper(record, Some(top), None)?;
         }
         if to_move {
-            sync(&top.root())?;
-            sync(&layer::root(name))?;
+            moved.extend([top.root(), layer::root(name)]);
         }
     }
-    Ok(())
+    store::sync_dirs(&moved)
 }
 
 /// Fails unless the layer `top`, which is not there, can be one that `record`'s environment has begun to
@@ -276,8 +275,8 @@ pub(crate) fn copy_attributes(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd
 /// lock of another that needs them is held.
 pub(crate) fn hold(stack: &Stack, names: &[&Name]) -> Result<()> {
     let layers: BTreeSet<PathBuf> = stack.iter().map(Frozen::root).collect();
-    for layer in layers {
-        let users = layer.join(USERS);
+    let all: Vec<PathBuf> = layers.iter().map(|layer| layer.join(USERS)).collect();
+    for (layer, users) in layers.iter().zip(&all) {
         for name in names {
             let file = users.join(name);
             match File::create(&file) {
@@ -287,9 +286,8 @@ pub(crate) fn hold(stack: &Stack, names: &[&Name]) -> Result<()> {
                 made => drop(made.with_context(|| format!("cannot make '{}'", file.display()))?),
             }
         }
-        sync(&users)?;
     }
-    Ok(())
+    store::sync_dirs(&all)
 }
 
 /// Removes what no environment needs any more, now that what `name` needs has changed. Its lock is held.
@@ -473,7 +471,7 @@ fn is_there(path: &Path) -> Result<bool> {
 
 /// What was renamed in `dir` outlives a loss of power.
 fn sync(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync '{}'", dir.display()))
+    store::sync_dirs(&[dir.to_owned()])
 }
 
 /// 16 hex digits that nobody has drawn before.

@@ -67,7 +67,8 @@ pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
     let (upper, base) = (layer::upper(&record.name), layer::base_file(&record.name));
     if !base.exists() {
         // what is changed already was changed after a base that nobody knows any more
-        let kept = if is_empty(&record.name)? { now(project, &path)? } else { Base::UNKNOWN };
+        let is_unchanged = is_empty(&record.name)? && record.layers.project.is_empty();
+        let kept = if is_unchanged { now(project, &path)? } else { Base::UNKNOWN };
         store::replace(&base, &kept.text()?, 0o600).with_context(|| format!("cannot write '{}'", base.display()))?;
     }
     if !upper.exists() {

@@ -135,6 +135,33 @@ pub(crate) fn touch(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
+/// What was made or renamed in `dirs` outlives a loss of power. All are synced at once, which takes the time
+/// of one. The threads have ended when this returns: nothing is forked beside them.
+pub(crate) fn sync_dirs(dirs: &[PathBuf]) -> Result<()> {
+    let sync = |dir: &Path| {
+        File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync '{}'", dir.display()))
+    };
+    let Some((first, others)) = dirs.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            others.iter().map(|dir| (dir, std::thread::Builder::new().spawn_scoped(scope, || sync(dir)))).collect();
+        let mut synced = vec![sync(first)];
+        // out of processes, or one that ended otherwise: once more, then
+        let again = |(dir, thread): (&PathBuf, io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| sync(dir))
+        };
+        synced.extend(threads.into_iter().map(again));
+        synced.into_iter().collect()
+    })
+}
+
+/// Writes the file `path`, root's alone, in place of one that is there; where it is on the disk does not matter.
+pub(crate) fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
+    remove_file(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text)
+}
+
 /// Replaces the file `path`: written aside, synced, renamed.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let aside = path.with_extension("new");

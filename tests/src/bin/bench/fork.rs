@@ -18,12 +18,18 @@ pub(crate) fn figures() -> Vec<Figure> {
     other.create(&[]);
     other.must("start");
     let mut figures = vec![
-        Figure::ratio("fork", "`lbx-env create --from` | `lbx-env create`", Some(1.2), against_create(&[])),
+        Figure::ratio(
+            "fork",
+            "`lbx-env create --from` one that has written since it was frozen | `lbx-env create`",
+            Some(1.2),
+            against_create(&[], true),
+        ),
+        Figure::ratio("fork-again", "the same of one that has not", Some(1.2), against_create(&[], false)),
         Figure::ratio(
             "fork-cow",
-            "the same with `--project cow`, of one that changed files",
+            "as `fork`, both with `--project cow`",
             Some(1.2),
-            against_create(&["--project", "cow"]),
+            against_create(&["--project", "cow"], true),
         ),
     ];
     let (times, room) = eight();
@@ -37,16 +43,19 @@ fn env(words: &[&str]) {
     run(&[&[tool.as_str()], words].concat());
 }
 
-/// A fork of a stopped environment that has written since it was made, and another environment.
-fn against_create(options: &[&str]) -> Compared {
+/// A fork of a stopped environment, which `has_written` what was frozen nowhere yet, and a new environment.
+fn against_create(options: &[&str], has_written: bool) -> Compared {
     let (project, fresh) = (Project::new(), Project::new());
     let digits = project.name().rsplit_once('-').expect("a name has digits").1.to_owned();
     let fork = || {
         let parent = project.create(options);
         project.sh("echo x >~/file; echo x >file");
         project.must("stop");
+        if !has_written {
+            env(&["create", "--from", &parent, "--name", "before"]);
+        }
         let taken = time(&mut || env(&["create", "--from", &parent]));
-        env(&["delete", &parent, &format!("app-1-{digits}")]);
+        env(&["delete", "-f", &parent, &format!("app-1-{digits}"), &format!("before-{digits}")]);
         taken
     };
     let create = || {
