@@ -38,6 +38,9 @@ const APART: &str = "nofollow";
 /// In a home programs rename what they like.
 const TOGETHER: &str = "on";
 
+/// Nothing is synced at the end: else the whole file system would be that holds the upper layer.
+const VOLATILE: &str = "volatile";
+
 /// What `lower`, whose parts are apart by colons, and `upper` and `work` make, by names from where this
 /// process stands.
 fn new_overlay((lower, upper, work): (&str, &str, &str), redirect: &str, attributes: u32) -> io::Result<OwnedFd> {
@@ -232,7 +235,17 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 /// Makes an overlay of the directories `lower`, `upper` and `work` in `dir`, and lets go of it.
 pub(crate) fn try_overlay(dir: &Path) -> io::Result<()> {
     let name = |part: &str| dir.join(part).to_string_lossy().into_owned();
-    new_overlay((&name("lower"), &name("upper"), &name(WORK)), TOGETHER, 0).map(drop)
+    let (lower, upper, work) = (name("lower"), name("upper"), name(WORK));
+    let options = [
+        ("lowerdir", lower.as_str()),
+        ("upperdir", &upper),
+        ("workdir", &work),
+        ("redirect_dir", TOGETHER),
+        ("metacopy", "off"),
+        ("index", "off"),
+        (VOLATILE, ""),
+    ];
+    view::new_mount("overlay", &options, 0).map(drop)
 }
 
 /// Runs `make` as the environment's user, with all that root may do.

@@ -21,7 +21,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fchown, fsta
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
 };
 use rustix::process::{Gid, Uid};
 
@@ -317,7 +317,10 @@ pub(crate) fn enter(record: &Record, steps: &[Step], materials: Materials) -> Re
 pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: u32) -> io::Result<OwnedFd> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
-        fsconfig_set_string(&fs, *key, *value)?;
+        match *value {
+            "" => fsconfig_set_flag(&fs, *key)?,
+            value => fsconfig_set_string(&fs, *key, value)?,
+        }
     }
     fsconfig_create(&fs)?;
     Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))?)
