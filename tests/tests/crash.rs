@@ -447,7 +447,7 @@ fn forks_finish(project: &Project, parent: &str, count: usize, round: usize, wha
     assert_eq!(seen(parent), "changed\nnew\nhome\n", "{what:?}");
     // the parent first, by turns
     let all = [vec![parent.to_owned()], names];
-    let all = if round % 2 == 0 { all.concat() } else { all.iter().rev().flatten().cloned().collect() };
+    let all = if round.is_multiple_of(2) { all.concat() } else { all.iter().rev().flatten().cloned().collect() };
     env(&["delete", "-f"], &all);
     assert_eq!(project.read("file"), "one\n", "{what:?}");
     host(&format!("rm -rf '{}/target'", project.str()));
