@@ -496,6 +496,8 @@ fn require_layers(name: &Name) -> Result<()> {
         Ok(stat.stx_mnt_id)
     };
     let dir = home_work(name);
+    // what a try that was killed has left cannot be taken again
+    remove(&dir, &mut || ())?;
     make_dir(&dir)?;
     let tried = || -> Result<()> {
         if mount(&home)? != mount(&dir)? {
