@@ -31,6 +31,8 @@ struct Parent {
 #[derive(Default)]
 struct Start {
     layers: Stack,
+    /// What is to be synced before a record of a fork names the layers.
+    moved: Vec<PathBuf>,
     /// [`layer::base_file`] and [`layer::applied_file`], where the project is as the parent has it.
     base: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -85,7 +87,7 @@ impl Session<'_> {
                 let names: Vec<&Name> = made.iter().map(|new| &new.name).collect();
                 let wanted: Vec<_> = names.iter().map(|name| (*name, &parent.project, Wanted::Fresh)).collect();
                 let made = self.accounts(&wanted);
-                match frozen::hold(&start.layers, &names) {
+                match frozen::hold(&start.layers, &names, &start.moved) {
                     Ok(()) => made,
                     Err(e) => names.iter().map(|_| Err(Failure::again(&e).into())).collect(),
                 }
@@ -226,7 +228,7 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
             .hint("forks show them with --project cow")),
         false => Ok(()),
     };
-    let (layers, base) = match &from.tag {
+    let ((layers, moved), base) = match &from.tag {
         None => {
             if lbx::holder::find(&from.name)?.is_some() {
                 return Err(Failure::new(format!("environment '{}' is running", from.name))
@@ -236,16 +238,16 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
             let is_changed = record.options.project == Project::Cow
                 && !(layers::is_empty(&from.name)? && record.layers.project.is_empty());
             require_shown(is_changed)?;
-            (frozen::freeze(record)?, base_of(&from.name)?)
+            (frozen::freeze_but_sync(record)?, base_of(&from.name)?)
         }
         Some(tag) => {
             let snapshot = Snapshot::load(&from.name, tag)?.with_context(|| format!("no such snapshot: {from}"))?;
             require_shown(!snapshot.layers.project.is_empty())?;
-            (snapshot.layers, base_of_snapshot(&from.name, tag)?)
+            ((snapshot.layers, Vec::new()), base_of_snapshot(&from.name, tag)?)
         }
     };
     let has_base = is_cow && record.options.project == Project::Cow;
-    Ok(Start { layers, base: has_base.then_some(base) })
+    Ok(Start { layers, moved, base: has_base.then_some(base) })
 }
 
 /// When the layers of `name` began, and what was applied of them.

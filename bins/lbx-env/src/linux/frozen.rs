@@ -85,10 +85,16 @@ pub(crate) fn describe(record: &Record) -> Vec<String> {
 /// Freezes what the environment of `record` has written, and returns its layers as they are recorded now.
 /// It does not run, and its lock is held. Where nothing was written since the last time, nothing is done.
 pub(crate) fn freeze(record: &Record) -> Result<Stack> {
+    let (stack, moved) = freeze_but_sync(record)?;
+    store::sync_dirs(&moved).map(|()| stack)
+}
+
+/// As [`freeze`]; the directories that it also returns are to be synced before another record names the layers.
+pub(crate) fn freeze_but_sync(record: &Record) -> Result<(Stack, Vec<PathBuf>)> {
     complete(record)?;
     let parts = Parts::of(record)?;
     if parts == (Parts { home: false, project: false }) {
-        return Ok(record.layers.clone());
+        return Ok((record.layers.clone(), Vec::new()));
     }
     let name = &record.name;
     let mut wanted = record.clone();
@@ -124,20 +130,24 @@ pub(crate) fn freeze(record: &Record) -> Result<Stack> {
         let _ = release(name, &mut || ());
         return Err(e.context("nothing was frozen"));
     }
-    if let Err(e) = complete(&wanted) {
+    let moved = complete_but_sync(&wanted).inspect_err(|_| {
         // nothing was moved: it may be as if it had not been tried
         let moved =
             wanted.layers.iter().any(|layer| layer.id == id && (layer.home().exists() || layer.upper().exists()));
         if !moved && store::save(record).is_ok() {
             let _ = release(name, &mut || ());
         }
-        return Err(e);
-    }
-    Ok(wanted.layers)
+    })?;
+    Ok((wanted.layers, moved))
 }
 
 /// Completes a freeze that was begun, so that all that `record` names is there. Its lock is held.
 pub(crate) fn complete(record: &Record) -> Result<()> {
+    store::sync_dirs(&complete_but_sync(record)?)
+}
+
+/// As [`complete`]; returns the directories that are to be synced.
+fn complete_but_sync(record: &Record) -> Result<Vec<PathBuf>> {
     let name = &record.name;
     let mut moved = Vec::new();
     if let Some(top) = record.layers.home.first() {
@@ -172,7 +182,7 @@ pub(crate) fn complete(record: &Record) -> Result<()> {
             moved.extend([top.root(), layer::root(name)]);
         }
     }
-    store::sync_dirs(&moved)
+    Ok(moved)
 }
 
 /// Fails unless the layer `top`, which is not there, can be one that `record`'s environment has begun to
@@ -272,8 +282,8 @@ pub(crate) fn copy_attributes(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd
 }
 
 /// Marks that the environments of `names` need all layers of `stack`, which nobody removes meanwhile: the
-/// lock of another that needs them is held.
-pub(crate) fn hold(stack: &Stack, names: &[&Name]) -> Result<()> {
+/// lock of another that needs them is held. Syncs the directories that were `moved`, too, in the time of one.
+pub(crate) fn hold(stack: &Stack, names: &[&Name], moved: &[PathBuf]) -> Result<()> {
     let layers: BTreeSet<PathBuf> = stack.iter().map(Frozen::root).collect();
     let all: Vec<PathBuf> = layers.iter().map(|layer| layer.join(USERS)).collect();
     for (layer, users) in layers.iter().zip(&all) {
@@ -287,7 +297,7 @@ pub(crate) fn hold(stack: &Stack, names: &[&Name]) -> Result<()> {
             }
         }
     }
-    store::sync_dirs(&all)
+    store::sync_dirs(&[&all, moved].concat())
 }
 
 /// Removes what no environment needs any more, now that what `name` needs has changed. Its lock is held.
