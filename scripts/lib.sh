@@ -100,7 +100,7 @@ has_target() {
 
 # The tools that run at other places, in the C locale's order.
 # shellcheck disable=SC2034
-far_tools=(lbx-apply lbx-diff lbx-discard lbx-enter lbx-env lbx-ls lbx-name lbx-on lbx-probe llima-box)
+far_tools=(lbx-apply lbx-diff lbx-discard lbx-enter lbx-env lbx-ls lbx-name lbx-on lbx-probe lbx-snap llima-box)
 
 # This machine's architecture, by its name in Linux.
 architecture() {

@@ -1,5 +1,5 @@
 # Completion of llima-box's tools for fish. Made by scripts/gen-docs from the command lines and
-# completions/sections/fish. It runs nothing but lbx-ls, which starts nothing.
+# completions/sections/fish. It runs nothing but lbx-ls and lbx-snap list, which start nothing.
 
 # words so far|word|kind|help
 set -g __lbx_table (string split \n -- 'lbx-name|-0|flag|Operands on standard input and names on standard output end with NUL, not newline
@@ -124,7 +124,7 @@ lbx-env save|-h|flag|Print help
 lbx-env save|--help|flag|Print help
 lbx-env|restore|verb|Bring a snapshot back; what was there becomes a snapshot as well
 lbx-env restore|@1|@env|Name, or path of a project
-lbx-env restore|@2|@none|What the snapshot is called
+lbx-env restore|@2|@tag|What the snapshot is called
 lbx-env restore|--dry-run|flag|Print the steps, one a line, and do nothing
 lbx-env restore|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
 lbx-env restore|-q|flag|Print errors only
@@ -135,7 +135,7 @@ lbx-env restore|-h|flag|Print help
 lbx-env restore|--help|flag|Print help
 lbx-env|forget|verb|Drop snapshots
 lbx-env forget|@1|@env|Name, or path of a project
-lbx-env forget|@*|@none|What the snapshots are called
+lbx-env forget|@*|@tag|What the snapshots are called
 lbx-env forget|--dry-run|flag|Print the steps, one a line, and do nothing
 lbx-env forget|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
 lbx-env forget|-q|flag|Print errors only
@@ -257,7 +257,7 @@ lbx-discard|--help|flag|Print help
 lbx-discard|-V|flag|Print version
 lbx-discard|--version|flag|Print version
 lbx-on|@1|@place|Where to run it: lima[:INSTANCE] or ssh:DESTINATION
-lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
+lbx-on|@2|lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-snap lbx-probe llima-box|A tool of llima-box: lbx-NAME or llima-box
 lbx-on|@*|@none|The words behind it
 lbx-on|--serve|flag|Be the far end: answer at the socket that systemd passes, else on standard input and output
 lbx-on|-h|flag|Print help
@@ -278,6 +278,64 @@ lbx-probe|-h|flag|Print help
 lbx-probe|--help|flag|Print help
 lbx-probe|-V|flag|Print version
 lbx-probe|--version|flag|Print version
+lbx-snap|save|verb|Make a snapshot of the home and of a copy-on-write project, and print its tag
+lbx-snap save|--stop|flag|Stop the environment, and start it again
+lbx-snap save|--keep|@none|Delete older snapshots, all but N
+lbx-snap save|@1|@env|Name, or path of the project
+lbx-snap save|@2|@none|What to call the snapshot [default: the time, 20261128T031500Z]
+lbx-snap save|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-snap save|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-snap save|-q|flag|Print errors only
+lbx-snap save|--quiet|flag|Print errors only
+lbx-snap save|-v|flag|Say on stderr what is done
+lbx-snap save|--verbose|flag|Say on stderr what is done
+lbx-snap save|-h|flag|Print help
+lbx-snap save|--help|flag|Print help
+lbx-snap|list|verb|Print the snapshots, the oldest first
+lbx-snap list|--json|flag|Print one JSON line per snapshot
+lbx-snap list|--tags|flag|Print tags alone, one a line
+lbx-snap list|@1|@env|Name, or path of the project
+lbx-snap list|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-snap list|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-snap list|-q|flag|Print errors only
+lbx-snap list|--quiet|flag|Print errors only
+lbx-snap list|-v|flag|Say on stderr what is done
+lbx-snap list|--verbose|flag|Say on stderr what is done
+lbx-snap list|-h|flag|Print help
+lbx-snap list|--help|flag|Print help
+lbx-snap|restore|verb|Bring a snapshot back; what was there becomes a snapshot as well
+lbx-snap restore|--stop|flag|Stop the environment, and start it again
+lbx-snap restore|@1|@env|Name, or path of the project
+lbx-snap restore|@2|@tag|What the snapshot is called
+lbx-snap restore|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-snap restore|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-snap restore|-q|flag|Print errors only
+lbx-snap restore|--quiet|flag|Print errors only
+lbx-snap restore|-v|flag|Say on stderr what is done
+lbx-snap restore|--verbose|flag|Say on stderr what is done
+lbx-snap restore|-h|flag|Print help
+lbx-snap restore|--help|flag|Print help
+lbx-snap|delete|verb|Delete snapshots
+lbx-snap delete|@1|@env|Name, or path of the project
+lbx-snap delete|@*|@tag|What the snapshots are called; \'-\' reads that from standard input
+lbx-snap delete|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-snap delete|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-snap delete|-q|flag|Print errors only
+lbx-snap delete|--quiet|flag|Print errors only
+lbx-snap delete|-v|flag|Say on stderr what is done
+lbx-snap delete|--verbose|flag|Say on stderr what is done
+lbx-snap delete|-h|flag|Print help
+lbx-snap delete|--help|flag|Print help
+lbx-snap|--dry-run|flag|Print the steps, one a line, and do nothing
+lbx-snap|--on|@place|Where the environments live: local, lima[:INSTANCE] or ssh:DESTINATION
+lbx-snap|-q|flag|Print errors only
+lbx-snap|--quiet|flag|Print errors only
+lbx-snap|-v|flag|Say on stderr what is done
+lbx-snap|--verbose|flag|Say on stderr what is done
+lbx-snap|-h|flag|Print help
+lbx-snap|--help|flag|Print help
+lbx-snap|-V|flag|Print version
+lbx-snap|--version|flag|Print version
 lbx-vm|start|verb|Start the VM, created where there is none, and put the guest tools there
 lbx-vm start|--existing|flag|Fail where there is no VM yet
 lbx-vm start|--template|@file|YAML file of Lima that is laid over the built-in template
@@ -425,6 +483,7 @@ llima-box|apply|tool|Puts what was changed in an environment into the project
 llima-box|discard|tool|Drops what was changed in an environment
 llima-box|on|tool|Runs one tool at another place
 llima-box|probe|tool|Attacks environments from inside, and tells what the kernel answered
+llima-box|snap|tool|Saves and restores snapshots of an environment
 llima-box|vm|tool|Ensures the VM: created, running, guest tools in place')
 
 # Prints the kind of word $argv[2] in context $argv[1].
@@ -464,7 +523,7 @@ function __lbx_operand
 end
 
 # Prints the values of kind $argv[1] that may begin with $argv[2]; $argv[3] is the place,
-# $argv[4] the tool.
+# $argv[4] the tool, $argv[5] the environment.
 function __lbx_values
     switch (string replace -r '^\?' '' -- $argv[1])
         case '' flag @none
@@ -474,6 +533,10 @@ function __lbx_values
             # as they are: there may be thousands, and to say of each what it is takes longer than to list them
             lbx-ls --names $on 2>/dev/null
             __fish_complete_directories $argv[2]
+        case @tag
+            set -l on
+            test -n "$argv[3]"; and set on --on $argv[3]
+            test -n "$argv[5]"; and lbx-snap list --tags $on -- $argv[5] 2>/dev/null
         case @dir
             __fish_complete_directories $argv[2]
         case @file
@@ -504,6 +567,7 @@ function __lbx_complete
     set -l context (string replace -r '.*/' '' -- $line[1])
     set -l tool $context
     set -l place
+    set -l env
     set -l wants
     set -l dashes no
     set -l operands 0
@@ -533,27 +597,30 @@ function __lbx_complete
                 case verb
                     set context "$context $word"
                 case '*'
-                    if test "$(__lbx_operand $context $operands $dashes)" = @command
-                        # its arguments: any files
-                        __fish_complete_path $current
-                        return
+                    switch "$(__lbx_operand $context $operands $dashes)"
+                        case @command
+                            # its arguments: any files
+                            __fish_complete_path $current
+                            return
+                        case @env
+                            set env $word
                     end
                     set operands (math $operands + 1)
             end
         end
     end
     if test -n "$wants"
-        __lbx_values $wants $current "$place" $tool
+        __lbx_values $wants $current "$place" $tool "$env"
     else if test $dashes = no; and string match -qr -- '^--.*=' $current
         set -l option (string split -m 1 = -- $current)
-        __lbx_values (__lbx_kind $context $option[1]) $option[2] "$place" $tool | string replace -r '^' -- $option[1]=
+        __lbx_values (__lbx_kind $context $option[1]) $option[2] "$place" $tool "$env" | string replace -r '^' -- $option[1]=
     else if test $dashes = no; and string match -qr -- '^-' $current
         __lbx_words $context '^-' .
     else
-        __lbx_values "$(__lbx_operand $context $operands $dashes)" "$current" "$place" $tool
+        __lbx_values "$(__lbx_operand $context $operands $dashes)" "$current" "$place" $tool "$env"
     end
 end
 
-for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-apply lbx-discard lbx-probe llima-box
+for tool in lbx-name lbx-env lbx-enter lbx-ls lbx-diff lbx-apply lbx-discard lbx-snap lbx-probe llima-box
     complete -c $tool -f -a '(__lbx_complete)'
 end

@@ -24,6 +24,7 @@ pub fn tools() -> Vec<Command> {
         lbx_discard::Cli::command(),
         lbx_on::Cli::command(),
         lbx_probe::Cli::command(),
+        lbx_snap::Cli::command(),
         lbx_vm::Cli::command(),
         llima_box::Cli::command(),
     ];

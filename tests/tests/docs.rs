@@ -8,7 +8,7 @@ use lbx::record::{Options, Origin, Owner, Ownership};
 use lbx::{Name, Record};
 use lbx_tests::{Place, docs, installed, only_at, repository};
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "man/lbx-name.1",
     "man/lbx-env.1",
     "man/lbx-enter.1",
@@ -16,6 +16,7 @@ const PAGES: [&str; 13] = [
     "man/lbx-diff.1",
     "man/lbx-apply.1",
     "man/lbx-discard.1",
+    "man/lbx-snap.1",
     "man/lbx-on.1",
     "man/lbx-probe.1",
     "man/lbx-vm.1",
@@ -247,7 +248,9 @@ fn with_environments() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let script =
         format!("#!/bin/sh\necho \"$*\" >>{}/calls\nprintf 'alpha-1111\\nbeta-2222\\n'\n", dir.path().display());
-    for (name, text) in [("lbx-ls", script.as_str()), ("lbx-own", "#!/bin/sh\necho started >&2; exit 1\n")] {
+    let snap = "#!/bin/sh\n[ \"$1 $2\" = 'list --tags' ] && [ \"$4\" = alpha-1111 ] && printf 'one\\nother\\ntwo\\n'\n";
+    let own = "#!/bin/sh\necho started >&2; exit 1\n";
+    for (name, text) in [("lbx-ls", script.as_str()), ("lbx-snap", snap), ("lbx-own", own)] {
         let file = dir.path().join(name);
         lbx_tests::script(text, &file);
     }
@@ -257,7 +260,7 @@ fn with_environments() -> tempfile::TempDir {
 }
 
 /// What is asked for, and some of what must and must not be offered.
-const QUESTIONS: [(&str, &[&str], &[&str]); 21] = [
+const QUESTIONS: [(&str, &[&str], &[&str]); 26] = [
     ("lbx-env start ", &["alpha-1111", "beta-2222"], &["file", "create"]),
     ("lbx-env start al", &["alpha-1111"], &["beta-2222"]),
     ("lbx-env --on local delete -f alpha-1111 b", &["beta-2222"], &["alpha-1111"]),
@@ -279,6 +282,11 @@ const QUESTIONS: [(&str, &[&str], &[&str]); 21] = [
     ("llima-box env start ", &["alpha-1111", "beta-2222"], &["create"]),
     ("llima-box help ", &["shell", "env"], &["alpha-1111"]),
     ("llima-box delete --on local ", &["alpha-1111"], &[]),
+    ("lbx-snap restore alpha-1111 o", &["one", "other"], &["two", "alpha-1111"]),
+    ("lbx-snap delete alpha-1111 one ", &["two"], &["alpha-1111", "file"]),
+    ("llima-box snap restore --stop 'alpha-1111' ", &["one", "other", "two"], &["alpha-1111"]),
+    ("lbx-snap restore beta-2222 ", &[], &["one", "alpha-1111", "file"]),
+    ("lbx-snap save alpha-1111 ", &[], &["one", "alpha-1111", "file"]),
 ];
 
 fn answers_are_right(shell: &str, ask: impl Fn(&Path, &str) -> Vec<String>) {

@@ -99,6 +99,28 @@ fn what_an_agent_changed_is_reviewed_and_applied_through_sudo() {
 }
 
 #[test]
+fn snapshots_are_their_owners_through_sudo() {
+    if !is_a_step() {
+        return;
+    }
+    let ada = User::sudoer();
+    let project = Project::owned_by(&ada);
+    let path = project.str();
+    ada.tool("lbx-env").args(["create", path]).assert().success();
+    ada.tool("lbx-enter").args([path, "--", "sh", "-c", "echo 1 >~/file"]).assert().success();
+    ada.tool("lbx-snap").args(["save", "--stop", path, "one"]).assert().success().stdout("one\n").stderr("");
+    let eve = User::sudoer();
+    for words in [&["save", "--stop", path, "two"][..], &["restore", "--stop", path, "one"], &["delete", path, "one"]] {
+        eve.tool("lbx-snap").args(words).assert().code(1).stdout("").stderr(contains("not to you"));
+    }
+    assert_eq!(listed(&project.name()).unwrap()["state"], "running", "nobody else stops it");
+    ada.tool("lbx-snap").args(["restore", "--stop", path, "one"]).assert().success().stdout("");
+    // a look takes no sudo
+    eve.tool("lbx-snap").args(["list", "--tags", path]).assert().success().stdout("one\n");
+    ada.tool("lbx-snap").args(["delete", path, "one"]).assert().success();
+}
+
+#[test]
 fn streams_and_statuses_pass_through_sudo() {
     if !is_a_step() {
         return;

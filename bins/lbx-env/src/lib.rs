@@ -103,7 +103,7 @@ pub enum Verb {
         #[arg(value_name = "ENV")]
         env: OsString,
         /// What to call the snapshot
-        #[arg(value_name = "TAG")]
+        #[arg(value_name = "TAG", value_hint = clap::ValueHint::Other)]
         tag: Tag,
     },
     /// Bring a snapshot back; what was there becomes a snapshot as well

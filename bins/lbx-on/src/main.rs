@@ -175,6 +175,7 @@ impl Wanted {
             Some("llima-box") if self.verb() == Some(OsStr::new("shell")) => Need::Create,
             Some("lbx-probe") if self.says("--list") => Need::Look,
             Some("lbx-apply") if self.says("--dry-run") => Need::Look,
+            Some("lbx-snap") if self.says("list") || self.says("--dry-run") => Need::Look,
             Some("lbx-diff" | "lbx-name") => Need::Look,
             _ => Need::Start,
         }
@@ -189,7 +190,7 @@ impl Wanted {
     /// command of a loop.
     fn wants_stdin(&self) -> bool {
         match self.tool.to_str() {
-            Some("lbx-diff" | "lbx-env" | "lbx-probe") => false,
+            Some("lbx-diff" | "lbx-env" | "lbx-probe" | "lbx-snap") => false,
             // a list of paths, or the answer to a question
             Some(tool @ ("lbx-apply" | "lbx-discard")) => {
                 let paths: Vec<_> = self.words.iter().skip_while(|word| *word != "--").skip(2).collect();
@@ -230,6 +231,8 @@ mod tests {
             (&["lbx-diff", "--on", "local", "--", "app-1a2b"], Need::Look),
             (&["lbx-apply", "--on", "local", "--dry-run", "--", "app-1a2b"], Need::Look),
             (&["lbx-apply", "--on", "local", "--", "app-1a2b", "--dry-run"], Need::Start),
+            (&["lbx-snap", "--on", "local", "list", "--", "app-1a2b"], Need::Look),
+            (&["lbx-snap", "--on", "local", "save", "--", "app-1a2b", "list"], Need::Start),
             (&["lbx-unknown", "x"], Need::Start),
         ] {
             assert_eq!(wanted(words).need(), need, "{words:?}");
@@ -248,6 +251,7 @@ mod tests {
             (&["lbx-apply", "--on", "local", "--", "a-1a2b", "src"], false),
             (&["lbx-discard", "--on", "local", "--", "a-1a2b", "src"], true),
             (&["lbx-discard", "--on", "local", "--yes", "--", "a-1a2b", "src"], false),
+            (&["lbx-snap", "--on", "local", "delete", "--", "a-1a2b", "x"], false),
             (&["lbx-ls", "--on", "local", "--"], false),
             (&["lbx-ls", "--on", "local", "--", "-"], true),
             (&["lbx-enter", "--on", "local", "--", "a-1a2b", "cat", "-n"], true),

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use lbx::cli::Common;
 
 /// The tools that are verbs: `llima-box VERB` runs `lbx-VERB`.
-pub const TOOLS: [&str; 7] = ["name", "ls", "env", "enter", "probe", "vm", "on"];
+pub const TOOLS: [&str; 11] = ["name", "ls", "env", "enter", "diff", "apply", "discard", "snap", "probe", "vm", "on"];
 
 /// Gives every project directory an environment of its own
 #[derive(Clone, Debug, Parser)]

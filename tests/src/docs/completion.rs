@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::{Arg, Command};
+use clap::{Arg, Command, ValueHint};
 
 use super::{arguments, value_name, value_range, verbs};
 use crate::repository;
@@ -90,17 +90,22 @@ fn kind(arg: &Arg) -> Result<String> {
     let values: Vec<String> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
     let kind = match value_name(arg) {
         _ if !values.is_empty() => values.join(" "),
+        // a name that is yet to be given
+        _ if arg.get_value_hint() == ValueHint::Other => "@none".to_owned(),
         "yes|no" => "yes no".to_owned(),
         "ENV" | "ENV2" | "ENV|-" | "ENV[@TAG]" => "@env".to_owned(),
+        "TAG" | "TAG|-" => "@tag".to_owned(),
         "PATH|-" | "DIR" => "@dir".to_owned(),
         "PATH" | "FILE" => "@file".to_owned(),
         "PLACE" => "@place".to_owned(),
         "NAME[=VALUE]" => "@variable".to_owned(),
         "COMMAND" => "@command".to_owned(),
         "VERB" => "@verb".to_owned(),
-        "TOOL" => "lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-probe llima-box".to_owned(),
+        "TOOL" => {
+            "lbx-name lbx-ls lbx-env lbx-enter lbx-diff lbx-apply lbx-discard lbx-snap lbx-probe llima-box".to_owned()
+        }
         "WHEN" => "auto always never".to_owned(),
-        "ARG" | "TAG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
+        "ARG" | "WORD" | "N" | "SIZE" | "K=V" | "K[=V]" => "@none".to_owned(),
         unknown => bail!("no completion is known for {unknown}"),
     };
     Ok(if value_range(arg).min_values() == 0 && !arg.is_positional() { format!("?{kind}") } else { kind })
