@@ -492,6 +492,18 @@ fn tree(text: &str) -> Tree {
         .collect()
 }
 
+/// What `lbx-diff --json` printed, but for where it lies.
+fn unlayered(text: &[u8]) -> Vec<serde_json::Value> {
+    let text = String::from_utf8_lossy(text);
+    let objects = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    objects
+        .map(|mut object: serde_json::Value| {
+            object.as_object_mut().unwrap().remove("layer");
+            object
+        })
+        .collect()
+}
+
 /// Numbers that come again with the same seed.
 struct Random(u64);
 
@@ -555,13 +567,15 @@ fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
     let seed = number("LBX_TEST_SEED").unwrap_or(0x1b0c_5eed);
     let most = number("LBX_TEST_SEQUENCES");
     let limit = Instant::now() + Duration::from_secs(if most.is_some() { 86400 } else { 25 });
-    let (mut sequences, mut applied, mut conflicts, mut count) = (0u64, 0, 0, 0);
+    let (mut sequences, mut applied, mut conflicts, mut count, mut saved) = (0u64, 0, 0, 0, 0);
     while Instant::now() < limit && most.is_none_or(|most| sequences < most) {
         let mut random = Random(seed.wrapping_add(sequences.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
         let project = project("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
         // what the person wrote and nobody has taken from them
         let mut persons_files = Tree::new();
         let mut session = Session::of(&project);
+        // every other sequence with snapshots in between
+        let (saves, mut persons_count) = (sequences % 2 == 1, 0);
         for round in 0..4 {
             let told = format!("seed {seed}, sequence {sequences}, round {round}");
             let mut deeds = Vec::new();
@@ -573,6 +587,7 @@ fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
             let mut persons = Vec::new();
             for _ in 0..random.below(4) {
                 count += 1;
+                persons_count += 1;
                 persons.push(persons_deed(&mut random, count));
             }
             let told = format!(
@@ -597,7 +612,20 @@ fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
             if !before {
                 person();
             }
-            let inside = tree(&session.run(TREE));
+            let mut inside = tree(&session.run(TREE));
+            if saves && random.below(3) > 0 {
+                let told_before = unlayered(&diff(&project, &["--json"]));
+                session.end();
+                project.must("stop");
+                project.env_tool("save").arg("--").arg(project.path()).arg(format!("t{round}")).assert().success();
+                saved += 1;
+                assert_eq!(unlayered(&diff(&project, &["--json"])), told_before, "a snapshot\n{told}");
+                session = Session::of(&project);
+                // what the person did below an overlay may show when it is mounted anew alone
+                let anew = tree(&session.run(TREE));
+                assert!(persons_count > 0 || anew == inside, "after a snapshot\n{told}\n{inside:#?}\n{anew:#?}");
+                inside = anew;
+            }
             let was = tree(&outside(&project, TREE));
             let changes: Vec<serde_json::Value> = String::from_utf8_lossy(&diff(&project, &["--json"]))
                 .lines()
@@ -636,6 +664,6 @@ fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
         session.end();
         sequences += 1;
     }
-    eprintln!("{sequences} sequences, {applied} changes applied, {conflicts} left");
-    assert!(sequences > 3 && applied > 20 && conflicts > 5);
+    eprintln!("{sequences} sequences, {applied} changes applied, {conflicts} left, {saved} snapshots");
+    assert!(sequences > 3 && applied > 20 && conflicts > 5 && saved > 2);
 }

@@ -371,14 +371,18 @@ impl<'a> Walk<'a> {
         let mut seen = Seen::new();
         let (new, new_parts) = self.find(dir, 0, name, &mut seen)?;
         let (old, old_parts) = self.find(dir, 1, name, &mut seen)?;
-        let layer = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.layer);
-        if layer(&new) == layer(&old) && new_parts == old_parts {
-            // nothing, or one and the same
+        let entries = [new.as_ref(), old.as_ref()];
+        let [new_layer, old_layer] = entries.map(|entry| entry.map(|entry| entry.layer));
+        let is_one = new_layer == old_layer && new_parts == old_parts;
+        if is_one && new.is_some() {
             return Ok(());
         }
-        let entries = [new.as_ref(), old.as_ref()];
-        if self.base.is_some() && !(is_dir(new.as_ref()) && is_dir(old.as_ref())) {
+        if self.base.is_some() && !entries.iter().all(|entry| is_dir(*entry)) {
             self.touch(dir, name, &seen)?;
+        }
+        if is_one {
+            // of neither side; what was made before a snapshot, and removed since
+            return Ok(());
         }
         let is_wanted = self.wanted.has(path);
         if entries.iter().any(|entry| is_dir(*entry)) {
