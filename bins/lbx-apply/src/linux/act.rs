@@ -1134,6 +1134,7 @@ mod tests {
         for file in ["both", "d/new", "d/both"] {
             std::fs::write(world.upper(file), "newer").unwrap();
         }
+        std::fs::write(world.upper("unknown"), "of another layer").unwrap();
         symlink("d", frozen("link")).unwrap();
         set_mode(&frozen("kept"), 0o700);
         std::os::unix::fs::chown(frozen("d/frozen"), Some(65537), Some(65537)).unwrap();

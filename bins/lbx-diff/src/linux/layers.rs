@@ -100,6 +100,12 @@ impl Layer {
         Layer { id, top, eyes: Eyes::Root(uid), looks }
     }
 
+    /// As if `layer` was called `id`.
+    #[cfg(test)]
+    pub(crate) fn named(layer: Layer, id: &str) -> Layer {
+        Layer { id: Some(id.to_owned()), ..layer }
+    }
+
     /// What it is called, if it is frozen.
     pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()

@@ -746,6 +746,14 @@ mod tests {
         assert_eq!(world.against(&["f1"], Some(&[])), world.against(&["f1"], None));
         assert_eq!(world.against(&[], Some(&["f1"])), ["Ma", "Dboth", "Dd/n", "Ad/x"]);
         assert_eq!(world.against(&["v"], Some(&["u"])), ["Da", "Dboth", "Dg"]);
+        // what is called the same is the same, and not read
+        let [mut new, old] = [world.layers(&["u", "f1"]), world.layers(&["u", "f1"])];
+        new[1] = Layer::named(world.layers(&["f2"]).remove(0), "f1");
+        let layers = Layers::against(new, old, world.layers(&["p"]).remove(0));
+        let mut troubles = Troubles::new(crate::TOOL);
+        let wanted = Wanted(Vec::new());
+        let changes = Walk::new(&mut troubles, &layers, None, &wanted, false).unwrap().changes().unwrap();
+        assert!(changes.is_empty(), "{changes:?}");
     }
 
     #[test]
