@@ -15,7 +15,7 @@ use lbx::cli::Common;
   lbx-diff --patch . | git apply    all of it, outside
   lbx-diff --json . src | jq -r 'select(.conflict) | .path'
   lbx-diff --stat . src docs        how many lines, in two directories
-  lbx-diff --against app-1a2b try-1-1a2b   what one environment has otherwise than another
+  lbx-diff --against app-1a2b .     what it has otherwise than that one
 
 The exit status is 0 when nothing was changed, 1 when something was, 2 when
 lbx-diff could not tell."
