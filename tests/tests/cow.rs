@@ -1,10 +1,14 @@
 //! Projects that are not to be changed: read-only ones, and those that the inside changes in a layer of
 //! its own.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use lbx_tests::machine::{account, exists, read, traces, write};
-use lbx_tests::{Project, User, errors, host, installed, near};
+use lbx_tests::place::HERE;
+use lbx_tests::{Project, User, errors, host, installed, near, only_at, scaled, tool, tool_file};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -436,4 +440,72 @@ fn discarding_does_not_leave_the_layers() {
     assert_eq!(other.read("kept"), "kept\n");
     assert_eq!(project.sh("cat made"), "in\n");
     assert!(exists(format!("/var/lib/llima-box/envs/{name}/record.json")));
+}
+
+#[test]
+fn a_discard_that_is_killed_at_any_instant_leaves_no_change_that_nobody_made() {
+    if !only_at(&HERE, "what is killed is here") {
+        return;
+    }
+    let mut killed = 0;
+    let mut wait = 300;
+    let limit = Instant::now() + scaled(Duration::from_secs(20));
+    for round in 0..60u64 {
+        let project = project();
+        near(&format!(
+            "cd '{}'; mkdir -p old/sub mod; for n in $(seq 60); do echo $n >old/$n; echo $n >old/sub/$n; echo $n >mod/$n; done",
+            project.str()
+        ));
+        let before = picture(&project);
+        project.create(&["--project", "cow"]);
+        // hidden as a whole, and made anew: without what is in it, it says that all of it is gone
+        project.sh(
+            "rm -r old; mkdir -p old/sub new/sub; for n in $(seq 60); do echo x >old/$n; echo x >old/sub/$n; echo x >new/sub/$n
+             done; for n in $(seq 60); do echo x >mod/$n; done; rm -r src; rm secret; mkdir secret",
+        );
+        project.must("stop");
+        let lines = |options: &[&str]| {
+            let output = tool("lbx-diff").args(options).arg("--").arg(project.path()).output().expect("it runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code() != Some(2)).then(|| text.lines().map(str::to_owned).collect::<BTreeSet<_>>())
+        };
+        let made = lines(&[]).expect("lbx-diff tells");
+        let words: &[&str] = match round % 3 {
+            0 => &[],
+            1 => &["old", "new", "mod", "src", "secret"],
+            _ => &["old/sub", "src/deep/c", "src", "old", "new", "mod", "secret"],
+        };
+        loop {
+            let mut command = lbx_tests::std_command(tool_file("lbx-env"));
+            command.arg("discard").arg("--").arg(project.path()).args(words);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+            std::thread::sleep(Duration::from_micros(wait));
+            // by steps that have no common measure
+            wait = 300 + (wait * 7 + 1237 * (round + 1)) % 30_000;
+            if child.try_wait().expect("it is a child").is_some() {
+                break;
+            }
+            child.kill().expect("it is a child");
+            child.wait().expect("it is a child");
+            killed += 1;
+            if let Some(left) = lines(&[]) {
+                // of a part alone, what covers the rest comes apart into what it covers
+                assert!(left.is_subset(&made), "killed {killed} times: {:#?}", left.difference(&made));
+            }
+            assert_eq!(picture(&project), before);
+        }
+        discard(&project, words).assert().success();
+        assert_eq!(lines(&[]), Some(BTreeSet::new()), "killed {killed} times, {words:?}");
+        assert_eq!(picture(&project), before);
+        project.must("repair");
+        let all = "find . | sort; find . -type f -print0 | sort -z | xargs -0 cat";
+        assert_eq!(project.sh(all), near(&format!("cd '{}'; {all}", project.str())));
+        let left = host(&format!("ls {}", layers(&project.name())));
+        assert!(!left.contains("dropped") && !left.contains("new"), "{left}");
+        if Instant::now() > limit {
+            break;
+        }
+    }
+    eprintln!("killed {killed} times");
+    assert!(killed > 5, "{killed}");
 }

@@ -15,12 +15,13 @@ use lbx::layer::{self, Frozen};
 use lbx::{Failure, Record, Result};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, XattrFlags, fchmod, fchown, fgetxattr,
-    flistxattr, fremovexattr, fsetxattr, fstat, mkdirat, mknodat, openat, openat2, renameat_with, statat, unlinkat,
+    flistxattr, fremovexattr, fsetxattr, fstat, mkdirat, mknodat, openat, openat2, renameat, renameat_with, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::home;
+use super::{home, layers};
 
 mod upon;
 
@@ -81,6 +82,7 @@ impl Layers<'_> {
             let open = |layer: &Frozen| Ok(openat(CWD, layer.upper(), DIRECTORY, Mode::empty())?);
             let frozen = record.layers.project.iter().map(open).collect::<io::Result<_>>()?;
             let lower = openat(project, ".", DIRECTORY, Mode::empty())?;
+            home::remove_tree(root.as_fd(), Path::new(layers::DROPPED), &mut || ())?;
             Ok(Layers { record, root, upper, frozen, lower })
         };
         open().with_context(|| format!("cannot open layers '{}'", path.display()))
@@ -108,7 +110,7 @@ impl Layers<'_> {
             }
         }
         if let Some(level) = levels.last() {
-            drop_from(&level.upper, target, progress)?;
+            self.drop_from(&level.upper, target, progress)?;
         }
         // directories that were in the layer for what they held
         for (index, name) in above.iter().enumerate().rev() {
@@ -169,6 +171,19 @@ impl Layers<'_> {
         Ok(gone(&self.root, ASIDE)?)
     }
 
+    /// Removes what the directory `upper` of the layer has of `name`, whatever that is.
+    fn drop_from(&self, upper: &OwnedFd, name: &OsStr, progress: &mut dyn FnMut()) -> io::Result<()> {
+        match look(upper, name)? {
+            None => Ok(()),
+            // out of the layer in one instant: half of it would be a change that nobody made
+            Some(stat) if is_dir(&stat) => {
+                renameat(upper, name, &self.root, layers::DROPPED)?;
+                home::remove_tree(self.root.as_fd(), Path::new(layers::DROPPED), progress)
+            }
+            Some(_) => Ok(unlinkat(upper, name, AtFlags::empty())?),
+        }
+    }
+
     fn clear_aside(&self) -> io::Result<()> {
         home::remove_tree(self.root.as_fd(), Path::new(ASIDE), &mut || ()).or_else(|_| gone(&self.root, ASIDE))
     }
@@ -203,15 +218,6 @@ fn cover(upper: &OwnedFd, lower: &OwnedFd, name: &OsStr) -> Result<()> {
             Ok(fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty())?)
         }
         Some(_) => Ok(()),
-    }
-}
-
-/// Removes what a layer has of `name`, whatever that is.
-fn drop_from(upper: &OwnedFd, name: &OsStr, progress: &mut dyn FnMut()) -> io::Result<()> {
-    match look(upper, name)? {
-        None => Ok(()),
-        Some(stat) if is_dir(&stat) => home::remove_tree(upper.as_fd(), Path::new(name), progress),
-        Some(_) => Ok(unlinkat(upper, name, AtFlags::empty())?),
     }
 }
 

@@ -32,6 +32,8 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOL
 const WORK: &str = "work";
 /// Where the project is attached for the overlay to take it.
 const LOWER: &str = "lower";
+/// Where what is dropped lies until it is removed.
+pub(crate) const DROPPED: &str = "dropped";
 /// Renames of the project's directories fail (EXDEV), so that programs copy; what is copied up is whole.
 /// Then every layer can be read without the others.
 const APART: &str = "nofollow";
@@ -108,6 +110,16 @@ pub(crate) fn is_empty(name: &Name) -> Result<bool> {
 /// Removes all layers of `name`; nothing has to be there.
 pub(crate) fn remove(name: &Name, progress: &mut dyn FnMut()) -> Result<()> {
     let root = layer::root(name);
+    let dropped = root.join(DROPPED);
+    // whatever ends this, no half of it is left to be seen, or applied
+    let mut drop_upper = || -> io::Result<()> {
+        home::remove_tree(CWD, &dropped, progress)?;
+        match fs::rename(layer::upper(name), &dropped) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        }
+    };
+    drop_upper().with_context(|| format!("cannot remove '{}'", root.display()))?;
     home::remove_tree(CWD, &root, progress).with_context(|| format!("cannot remove '{}'", root.display()))
 }
 

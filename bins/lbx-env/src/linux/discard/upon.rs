@@ -18,9 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::super::{frozen, home};
-use super::{
-    ASIDE, DIRECTORY, Layers, OPAQUE, WALK, WHOLE, drop_from, is_dir, is_opaque, is_whiteout, look, mode, open_dir,
-};
+use super::{ASIDE, DIRECTORY, Layers, OPAQUE, WALK, WHOLE, is_dir, is_opaque, is_whiteout, look, mode, open_dir};
 
 /// As deep as a directory is copied: each level has two descriptors open.
 const DEEPEST: u32 = 400;
@@ -111,7 +109,7 @@ impl Layers<'_> {
         let below = Frozens::of(level, target)?;
         if below.is_nothing() && (below.through || theirs.is_none()) {
             return match &level.upper {
-                Some(upper) => Ok(drop_from(upper, target, progress)?),
+                Some(upper) => Ok(self.drop_from(upper, target, progress)?),
                 None => Ok(()),
             };
         }
@@ -126,7 +124,7 @@ impl Layers<'_> {
             _ => mknodat(&self.root, ASIDE, FileType::CharacterDevice, Mode::empty(), 0)?,
         }
         // after that, nothing is in its way
-        drop_from(&self.root, OsStr::new(WHOLE), progress)?;
+        self.drop_from(&self.root, OsStr::new(WHOLE), progress)?;
         renameat_with(&self.root, ASIDE, &self.root, WHOLE, RenameFlags::NOREPLACE)?;
         let upper = self.make_way(&mut levels)?;
         self.place(WHOLE, &upper, target, progress)
@@ -212,7 +210,7 @@ impl Layers<'_> {
         match renameat_with(&self.root, aside, upper, name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => {
                 renameat_with(&self.root, aside, upper, name, RenameFlags::EXCHANGE)?;
-                Ok(drop_from(&self.root, OsStr::new(aside), progress)?)
+                Ok(self.drop_from(&self.root, OsStr::new(aside), progress)?)
             }
             placed => Ok(placed?),
         }
