@@ -43,6 +43,8 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A file, or nothing: what lies there must not keep anybody waiting.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+/// As long as a path is that the kernel takes, with its end.
+const PATH_MAX: usize = 4096;
 /// Longer than a file system's clock stands still.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
@@ -143,6 +145,8 @@ pub(crate) struct Sides<'a> {
     pub(crate) known: RefCell<HashMap<PathBuf, u64>>,
     /// Those of them that were found as they were.
     pub(crate) entered: RefCell<BTreeSet<PathBuf>>,
+    /// The directory that was entered last with all that it lies in.
+    pub(crate) way: RefCell<PathBuf>,
     /// The group of the project's owner, which stands for the environment's.
     pub(crate) group: u32,
     /// The list of what was applied, open for appending.
@@ -162,10 +166,12 @@ impl Sides<'_> {
     pub(crate) fn act(&self, step: &Step, named: bool) -> Result<Outcome> {
         let path = &step.path;
         let context = || format!("cannot apply '{}'", path.display());
+        if path.as_os_str().len() >= PATH_MAX {
+            return Err(io::Error::from(Errno::NAMETOOLONG)).with_context(context);
+        }
         // what is taken whatever it is says nothing of the directory that it is in
         if step.take == Take::Checked {
-            let above: Vec<&Path> = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect();
-            above.into_iter().rev().try_for_each(|above| self.enter(above))?;
+            self.enter_above(path)?;
         }
         let done = match step.what {
             What::Open => self.open(path),
@@ -181,6 +187,19 @@ impl Sides<'_> {
             self.enter(path)?;
         }
         Ok(done)
+    }
+
+    /// Enters all directories that `path` lies in, those of the step before but once.
+    fn enter_above(&self, path: &Path) -> Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        let before = self.way.borrow().clone();
+        let is_new = |above: &&Path| !above.as_os_str().is_empty() && !before.starts_with(above);
+        let above: Vec<&Path> = parent.ancestors().take_while(is_new).collect();
+        above.into_iter().rev().try_for_each(|above| self.enter(above))?;
+        if parent.as_os_str().is_empty() || self.entered.borrow().contains(parent) {
+            self.way.replace(parent.to_owned());
+        }
+        Ok(())
     }
 
     /// Remembers that the directory `path` is what it was, before anything comes or goes in it: a run that
@@ -334,7 +353,7 @@ impl Sides<'_> {
         if open != mode {
             self.journal.opened(&step.path, open, mode)?;
         }
-        let aside = self.free_name(parent.as_fd())?;
+        let aside = self.free_name(parent.as_fd(), name)?;
         self.journal.note(&step.path, &aside, 0, None)?;
         let make = || {
             let made = self.as_person(|| {
@@ -422,7 +441,7 @@ impl Sides<'_> {
         {
             return Ok(Outcome::Applied(stamp));
         }
-        let aside = self.free_name(parent.as_fd())?;
+        let aside = self.free_name(parent.as_fd(), name)?;
         self.journal.note(&step.path, &aside, 0, None)?;
         let put = || {
             self.make_aside(&source, merged.as_ref(), parent.as_fd(), &aside)?;
@@ -524,7 +543,9 @@ impl Sides<'_> {
         Ok(Ok((text != our_text || mode != our_stat.st_mode & MODES).then_some((text, mode))))
     }
 
-    /// Changes mode and attributes alone, where the text is the same: a file with several names stays one.
+    /// Changes mode and attributes alone, where the text is the same. Not of a file with several names: the
+    /// others may be of files that nobody named, outside of the project as well, and inside it has become one
+    /// with a single name.
     fn change_in_place(
         &self,
         source: &File,
@@ -533,7 +554,7 @@ impl Sides<'_> {
         name: &OsStr,
         present: &Stat,
     ) -> Result<Option<Stamp>> {
-        if Kind::of(present.st_mode) != Kind::File || present.st_size != stat.st_size {
+        if Kind::of(present.st_mode) != Kind::File || present.st_size != stat.st_size || present.st_nlink > 1 {
             return Ok(None);
         }
         // one that the person cannot read is written anew
@@ -692,7 +713,7 @@ impl Sides<'_> {
         if let Some(why) = self.objection(step, Some(&present)) {
             return Ok(Outcome::Left(why));
         }
-        let aside = self.free_name(parent.as_fd())?;
+        let aside = self.free_name(parent.as_fd(), name)?;
         self.journal.note(&step.path, &aside, 0, Some(Facts::of(&present)))?;
         let remove = || {
             match renameat_with(&parent, name, &parent, &aside, RenameFlags::NOREPLACE) {
@@ -727,12 +748,12 @@ impl Sides<'_> {
 
     // what a killed run leaves
 
-    /// A name in `parent` that is free for what is made aside.
-    fn free_name(&self, parent: BorrowedFd<'_>) -> io::Result<String> {
+    /// A name in `parent` that is free for what is made aside, and not the one that is to be given to it.
+    fn free_name(&self, parent: BorrowedFd<'_>, taken: &OsStr) -> io::Result<String> {
         self.as_person(|| {
             for number in 0..100 {
                 let name = if number == 0 { self.aside.clone() } else { format!("{}.{number}", self.aside) };
-                if Self::present(parent, OsStr::new(&name))?.is_none() {
+                if taken != name.as_str() && Self::present(parent, OsStr::new(&name))?.is_none() {
                     return Ok(name);
                 }
             }
@@ -956,6 +977,7 @@ mod tests {
                 since,
                 known: RefCell::default(),
                 entered: RefCell::default(),
+                way: RefCell::default(),
                 group: rustix::process::getegid().as_raw(),
                 list: File::options().append(true).create(true).open(file("applied")).unwrap(),
                 aside: ".lbx-apply.app-1a2b".to_owned(),
@@ -1034,8 +1056,9 @@ mod tests {
     #[test]
     fn what_was_changed_inside_is_in_the_project_then() {
         let world = World::new(|project| {
-            for file in ["edited", "gone", "turned", "program", "long"] {
+            for file in ["edited", "gone", "turned", "program", "alone", "long"] {
                 std::fs::write(project.join(file), "old").unwrap();
+                set_mode(&project.join(file), 0o600);
             }
             std::fs::hard_link(project.join("program"), project.join("again")).unwrap();
             std::fs::create_dir_all(project.join("dir/below")).unwrap();
@@ -1045,8 +1068,12 @@ mod tests {
         });
         std::fs::write(world.upper("edited"), "new").unwrap();
         set_mode(&world.upper("edited"), 0o4751);
-        std::fs::write(world.upper("program"), "old").unwrap();
-        set_mode(&world.upper("program"), 0o755);
+        for file in ["program", "alone"] {
+            std::fs::write(world.upper(file), "old").unwrap();
+            set_mode(&world.upper(file), 0o755);
+        }
+        let inode = |path: &Path| std::fs::symlink_metadata(path).unwrap().ino();
+        let (first, alone) = (inode(&world.project("program")), inode(&world.project("alone")));
         std::fs::create_dir(world.upper("turned")).unwrap();
         std::fs::write(world.upper("turned/in"), "in").unwrap();
         std::fs::write(world.upper("dir"), "was a directory").unwrap();
@@ -1073,6 +1100,7 @@ mod tests {
             change(Status::Deleted, "dir/below", None, Some(Kind::Dir), 0),
             deleted("dir/below/x"),
             modified("edited"),
+            modified("alone"),
             change(Status::Added, "fifo", Some(Kind::Fifo), None, 0o640),
             deleted("gone"),
             change(Status::Modified, "link", Some(Kind::Symlink), Some(Kind::Symlink), 0o777),
@@ -1090,7 +1118,7 @@ mod tests {
             assert!(matches!(outcome, Ok(Outcome::Done | Outcome::Applied(_))), "{path}: {outcome:?}");
         }
         let read = |path: &str| std::fs::read_to_string(world.project(path)).unwrap();
-        let own = ["again", "dir", "edited", "fifo", "link", "long", "new", "program", "shut", "turned"];
+        let own = ["again", "alone", "dir", "edited", "fifo", "link", "long", "new", "program", "shut", "turned"];
         assert_eq!(names(&world.project("")), own);
         assert_eq!((read("edited"), mode(&world.project("edited"))), ("new".to_owned(), 0o751), "no set-id bit");
         assert_eq!(read("dir"), "was a directory");
@@ -1099,11 +1127,10 @@ mod tests {
         assert_eq!(mode(&world.project("shut")), 0o500);
         assert_eq!(mode(&world.project("fifo")), 0o640);
         assert_eq!(std::fs::read_link(world.project("link")).unwrap(), Path::new("program"));
-        // only its mode changed: it is one file still
-        assert_eq!(
-            (mode(&world.project("again")), std::fs::metadata(world.project("program")).unwrap().nlink()),
-            (0o755, 2)
-        );
+        // only its mode changed, and not that of the other
+        let modes = ["program", "again", "alone"].map(|file| mode(&world.project(file)));
+        assert_eq!(modes, [0o755, 0o600, 0o755]);
+        assert_eq!((inode(&world.project("program")) == first, inode(&world.project("alone")) == alone), (false, true));
         let long = File::open(world.project("long")).unwrap();
         assert!(have_same_text(&sparse, &long).unwrap_or(true));
         let meta = long.metadata().unwrap();

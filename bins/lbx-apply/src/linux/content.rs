@@ -2,18 +2,22 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use lbx::{Failure, Result, data};
-use rustix::fs::fstat;
+use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 
 use super::facts::is_same;
 
 /// How often a file is copied that is written meanwhile.
 const PATIENCE: usize = 3;
+
+/// As much as is read at once.
+const BLOCK: usize = 64 << 10;
 
 /// As much as is merged.
 const MERGED_MAX: u64 = 64 << 20;
@@ -25,26 +29,43 @@ pub(crate) fn small(file: &File) -> io::Result<Option<Vec<u8>>> {
     Ok((text.len() as u64 <= MERGED_MAX).then_some(text))
 }
 
+/// Whether both hold the same; where neither has data nothing is read.
 pub(crate) fn have_same_text(a: &File, b: &File) -> io::Result<bool> {
-    let (mut one, mut other) = (io::BufReader::new(a), vec![0; 64 << 10]);
-    let mut b = b;
-    let same = loop {
-        let size = b.read(&mut other)?;
-        if size == 0 {
-            break one.read(&mut [0])? == 0;
+    let size = fstat(a)?.st_size;
+    if size != fstat(b)?.st_size {
+        return Ok(false);
+    }
+    let size = u64::try_from(size).unwrap_or(0);
+    let (mut one, mut other) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut at = 0;
+    while at < size {
+        let want = usize::try_from(size - at).unwrap_or(BLOCK).min(BLOCK);
+        let (one, other) = (&mut one[..want], &mut other[..want]);
+        for (file, part) in [(a, &mut *one), (b, &mut *other)] {
+            match file.read_exact_at(part, at) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read?,
+            }
         }
-        let mut part = vec![0; size];
-        match one.read_exact(&mut part) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break false,
-            read => read?,
+        if one != other {
+            return Ok(false);
         }
-        if part != other[..size] {
-            break false;
+        at += want as u64;
+        // a question each, but not for what has no holes
+        if at < size && one.iter().all(|byte| *byte == 0) {
+            at = data(a, at, size).min(data(b, at, size));
         }
-    };
-    let mut a = a;
-    a.rewind()?;
-    Ok(same)
+    }
+    Ok(true)
+}
+
+/// Where data begin at or behind `at`, as far as the file system tells; `size` where none do.
+fn data(file: &File, at: u64, size: u64) -> u64 {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data.clamp(at, size),
+        Err(Errno::NXIO) => size,
+        Err(_) => at,
+    }
 }
 
 /// Copies `from`, holes and all; once more where it is written meanwhile.

@@ -198,6 +198,7 @@ fn sides<'a>(
         since,
         known: RefCell::new(HashMap::new()),
         entered: RefCell::new(BTreeSet::new()),
+        way: RefCell::default(),
         group: record.owner.gid,
         list,
         aside: format!(".lbx-apply.{name}"),

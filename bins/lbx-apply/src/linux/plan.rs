@@ -137,9 +137,15 @@ pub(crate) fn plan(changes: &[Change], request: &Request, project: &Path) -> Pla
             Err(why) => drop(left.insert(change.path.as_os_str(), Left { path: change.path.clone(), why })),
         }
     }
-    // new directories on the way come along
+    // new directories on the way come along; `clear`: the last one whose way has nothing more to tell
+    let mut clear: Option<&Path> = None;
     for change in chosen.values().map(|(change, _)| *change).collect::<Vec<_>>() {
-        for above in change.path.ancestors().skip(1) {
+        let above = change.path.parent();
+        let known = std::mem::replace(&mut clear, above);
+        for above in above.into_iter().flat_map(Path::ancestors) {
+            if known.is_some_and(|known| known.starts_with(above)) {
+                break;
+            }
             let Some(dir) = by_path.get(above).filter(|dir| dir.new == Some(Kind::Dir)) else { continue };
             if chosen.contains_key(above.as_os_str()) {
                 continue;
@@ -150,6 +156,7 @@ pub(crate) fn plan(changes: &[Change], request: &Request, project: &Path) -> Pla
                 Status::Turned => {
                     let why = Why::Inside(above.to_owned());
                     left.insert(change.path.as_os_str(), Left { path: change.path.clone(), why });
+                    clear = None;
                     break;
                 }
                 _ => {}
