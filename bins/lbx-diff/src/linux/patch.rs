@@ -18,6 +18,8 @@ const CONTEXT: u32 = 3;
 /// As many bytes stand in a line of a binary patch.
 const LINE: usize = 52;
 const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+/// git apply takes no patch that is longer, and reads it as a whole.
+const LARGEST: u64 = 1 << 30;
 /// The name of what is not there.
 const NO_ID: &str = "0000000000000000000000000000000000000000";
 
@@ -47,6 +49,10 @@ impl<W: Write> Patch<'_, W> {
     }
 
     fn file(&mut self, path: &[u8], [old, new]: [Option<&Blob>; 2], troubles: &mut Troubles) -> io::Result<()> {
+        if [old, new].into_iter().flatten().any(|blob| blob.size > LARGEST) {
+            troubles.cannot("show", path, io::Error::other("it is larger than any patch that git applies"));
+            return Ok(());
+        }
         let id = |side: Option<&Blob>| side.map_or_else(|| Ok(NO_ID.to_owned()), Blob::id);
         let (before, after) = match id(old).and_then(|before| Ok((before, id(new)?))) {
             Ok(ids) => ids,

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use lbx::Result;
-use lbx::failure::Tool;
+use lbx::failure::{Tool, say};
 use lbx::path::JsonPath;
 use lbx::record::json_line;
 use lbx_diff::{Cli, When};
@@ -93,6 +93,12 @@ pub(crate) fn print(
     let paint = Paint { is_coloured: cli.color == When::Always, is_shown: cli.shown };
     if cli.form.patch {
         let mut patch = Patch { out, paint };
+        let (of_git, changes): (Vec<&Change>, Vec<&Change>) =
+            changes.iter().partition(|change| is_of_git(&change.path));
+        if !of_git.is_empty() && !cli.common.quiet {
+            let name = troubles.tool.name;
+            say(&format!("{name}: left out: what is in .git, of which git applies nothing\n"));
+        }
         for change in changes {
             if let Some(sides) = sides(change, layers, troubles) {
                 patch.print(change, sides, troubles)?;
@@ -110,6 +116,11 @@ pub(crate) fn print(
         return Ok(table.print(paint, out)?);
     }
     print_names(cli, changes, layers, paint, out)
+}
+
+/// Whether git takes `path` for its own, and refuses any patch that has it.
+fn is_of_git(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| part.eq_ignore_ascii_case(b".git"))
 }
 
 /// What git has of both sides, the new one first; `None`: one of them may not be had.
