@@ -482,14 +482,22 @@ impl Session {
 /// What lies at each path: its kind, mode, and content or target.
 type Tree = BTreeMap<String, String>;
 
-const TREE: &str = "find . -mindepth 1 -type l -printf '%P l %l\\n' -o -mindepth 1 -type d -printf '%P d %m\\n'
-    find . -type f | while read -r f; do printf '%s f %s %s\\n' \"${f#./}\" \"$(stat -c %a \"$f\")\" \"$(cat \"$f\")\"; done";
+/// A line each: what lies at a path, and below `./` what is in a file.
+const TREE: &str =
+    "find . -mindepth 1 -type l -printf '%P l %l\\n' -o -mindepth 1 -printf '%P %y %m\\n'; grep -rs '' . || :";
 
 fn tree(text: &str) -> Tree {
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(path, what)| (path.to_owned(), what.to_owned()))
-        .collect()
+    let mut tree = Tree::new();
+    for line in text.lines() {
+        match line.strip_prefix("./").and_then(|line| line.split_once(':')) {
+            Some((path, content)) => *tree.entry(path.to_owned()).or_default() += &format!(" {content}"),
+            None => {
+                let (path, what) = line.split_once(' ').expect("a path, and what it is");
+                tree.insert(path.to_owned(), what.to_owned());
+            }
+        }
+    }
+    tree
 }
 
 /// What `lbx-diff --json` printed, but for where it lies.
