@@ -16,6 +16,7 @@ mod list;
 mod many;
 mod pairs;
 mod peers;
+mod review;
 mod stream;
 mod tab;
 mod vm;
@@ -45,13 +46,14 @@ struct Group {
     take: fn() -> Vec<Figure>,
 }
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group { name: "enter", places: &[Place::Local], take: enter::figures },
     Group { name: "life", places: &[Place::Local], take: life::figures },
     Group { name: "fork", places: &[Place::Local], take: fork::figures },
     Group { name: "many", places: &[Place::Local], take: many::figures },
     Group { name: "list", places: &[Place::Local], take: list::figures },
     Group { name: "files", places: &[Place::Local], take: files::figures },
+    Group { name: "review", places: &[Place::Local], take: review::figures },
     Group { name: "stream", places: &[Place::Local, Place::Ssh], take: stream::figures },
     // two, that the first is told before the second begins, which takes long
     Group { name: "vm", places: &[Place::Lima], take: vm::figures },
