@@ -122,19 +122,19 @@ fn locked_file(line: &str) -> Option<((u32, u32, u64), i32)> {
 
 /// The pid of the holder of `name`, by [`locks`]; good for showing, not for acting on.
 pub fn pid(name: &Name, locks: &Locks) -> Option<i32> {
-    locker(&lock_file(name), locks)
+    locker(|| lock_file(name), locks)
 }
 
 /// The pid of whoever is changing the environment `name`, by [`locks`].
 pub fn changer(name: &Name, locks: &Locks) -> Option<i32> {
-    locker(&record::lock_file(name), locks)
+    locker(|| record::lock_file(name), locks)
 }
 
-fn locker(file: &Path, locks: &Locks) -> Option<i32> {
+fn locker(file: impl FnOnce() -> PathBuf, locks: &Locks) -> Option<i32> {
     if locks.is_empty() {
         return None;
     }
-    let meta = std::fs::metadata(file).ok()?;
+    let meta = std::fs::metadata(file()).ok()?;
     let device = meta.dev();
     locks.get(&(libc::major(device), libc::minor(device), meta.ino())).copied()
 }

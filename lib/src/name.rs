@@ -35,14 +35,22 @@ impl Name {
 
     /// The name of the project at `path` with `word` in place of its basename (`--name`).
     pub fn with_word(word: &OsStr, path: &Path) -> Name {
-        Name(format!("{}-{}", slug(word.as_bytes()), digits(path)))
+        Name::of_word(slug(word.as_bytes()), path)
+    }
+
+    /// `word`, which has the form of one, in front of the digits of `path`.
+    fn of_word(word: String, path: &Path) -> Name {
+        let mut name = word;
+        name.push('-');
+        name.extend(digits(path).map(char::from));
+        Name(name)
     }
 
     /// As [`Name::with_word`], with `-` and `number` behind the word, which is cut so that they survive.
     pub fn numbered(word: &OsStr, number: u32, path: &Path) -> Name {
         let (word, number) = (slug(word.as_bytes()), format!("-{number}"));
         let word = word[..word.len().min(WORD_MAX - number.len())].trim_end_matches('-');
-        Name(format!("{word}{number}-{}", digits(path)))
+        Name::of_word(format!("{word}{number}"), path)
     }
 
     /// `text` as a name, when it has the form of one.
@@ -59,7 +67,7 @@ impl Name {
 
     /// Whether this can be the name of the project at `path`: the digits agree.
     pub fn fits(&self, path: &Path) -> bool {
-        self.0.ends_with(&digits(path))
+        self.0.as_bytes().ends_with(&digits(path))
     }
 
     /// The word: all in front of the digits.
@@ -74,9 +82,10 @@ impl Name {
 }
 
 /// The first four hex digits of SHA-256 over the path's bytes.
-fn digits(path: &Path) -> String {
+fn digits(path: &Path) -> [u8; 4] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let hash = Sha256::digest(path.as_os_str().as_bytes());
-    format!("{:02x}{:02x}", hash[0], hash[1])
+    [hash[0] >> 4, hash[0] & 0xf, hash[1] >> 4, hash[1] & 0xf].map(|digit| HEX[usize::from(digit)])
 }
 
 fn slug(word: &[u8]) -> String {

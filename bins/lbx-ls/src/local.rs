@@ -15,7 +15,7 @@ use lbx_ls::{Cli, State};
 use crate::TOOL;
 use environment::Environment;
 use live::Machine;
-use store::Store;
+use store::{Buffer, Store};
 
 /// Prints the environments that `cli` asks for.
 pub(crate) fn list(cli: Cli) -> Result<u8> {
@@ -89,16 +89,16 @@ impl Listing {
 
     /// What is printed of `names`.
     fn text(&self, names: &[Name], machine: &Machine) -> Result<Vec<u8>> {
-        let mut store = Store::open()?;
+        let store = Store::open()?;
+        let mut buffer = Buffer::new();
         let mut text = Vec::with_capacity(names.len() * USUAL);
         for name in names {
             // one that is gone by now was deleted since its name was read
-            let Some(environment) = Environment::read(name, &mut store, machine) else { continue };
+            let Some(environment) = Environment::read(name, &store, &mut buffer, machine) else { continue };
             match self.names_end {
                 _ if !self.filter.admits(&environment) => {}
                 Some(end) => text.extend(ended(std::slice::from_ref(name), end)),
-                None => text
-                    .extend_from_slice(record::json_line(&environment.line(&store, machine, &self.place))?.as_bytes()),
+                None => record::add_json_line(&mut text, &environment.line(&store, machine, &self.place))?,
             }
         }
         Ok(text)
@@ -147,7 +147,7 @@ fn has_label(environment: &Environment, key: &str, value: Option<&str>) -> bool 
 }
 
 fn holds(environment: &Environment, path: &Path) -> bool {
-    environment.project().is_some_and(|project| path.starts_with(project))
+    environment.project().is_some_and(|project| path.starts_with(&project))
 }
 
 #[cfg(test)]

@@ -1,39 +1,51 @@
 //! One environment, from its files, and the line that tells of it.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use lbx::Name;
 use lbx::path::JsonPath;
-use lbx::record::{self, Gap, Record, SCHEMA, Unreadable};
+use lbx::record::{self, Borrowed, Gap, Record, SCHEMA, Unreadable};
 use lbx_ls::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::live::{Load, Machine};
-use super::store::Store;
+use super::store::{Buffer, Store};
 
 /// An environment that there is.
 pub(crate) struct Environment<'a> {
     name: &'a Name,
     pub(crate) state: State,
     holder: Option<i32>,
-    kept: Kept,
+    kept: Kept<'a>,
 }
 
 /// What its directory keeps of it.
-enum Kept {
+// one lives at a time, and boxing each costs more than moving it
+#[allow(clippy::large_enum_variant)]
+enum Kept<'a> {
+    /// As most are.
+    Borrowed(Borrowed<'a>),
     Record(Box<Record>),
     Remains(Remains),
 }
 
-impl<'n> Environment<'n> {
-    /// The environment `name`; `None` when there is none.
-    pub(crate) fn read(name: &'n Name, store: &mut Store, machine: &Machine) -> Option<Environment<'n>> {
-        let text = store.record(name);
-        // what cannot be had the short way is asked for the long way, which tells why
-        let record = text.map_or_else(|_| Record::load(name), |text| Record::parse(text, name));
-        let kept = match record {
-            Ok(record) => Kept::Record(Box::new(record)),
+impl<'a> Environment<'a> {
+    /// The environment `name`, whose text lies in `buffer`; `None` when there is none.
+    pub(crate) fn read(
+        name: &'a Name,
+        store: &Store,
+        buffer: &'a mut Buffer,
+        machine: &Machine,
+    ) -> Option<Environment<'a>> {
+        let kept = match store.record(name, buffer) {
+            Ok(text) => Kept::of(text, name),
+            // what cannot be had the short way is asked for the long way, which tells why
+            Err(_) => Record::load(name).map(Box::new).map(Kept::Record),
+        };
+        let kept = match kept {
+            Ok(kept) => kept,
             Err(Unreadable::Missing(Gap::NeverMade)) => return None,
             // not there yet, or not any more
             Err(Unreadable::Missing(Gap::HalfMade)) if machine.is_changing(name) => return None,
@@ -42,30 +54,33 @@ impl<'n> Environment<'n> {
         let holder = machine.holder(name);
         let state = match (&kept, holder) {
             (Kept::Remains(_), _) => State::Broken,
-            (Kept::Record(_), Some(_)) => State::Running,
-            (Kept::Record(_), None) => State::Stopped,
+            (_, Some(_)) => State::Running,
+            (_, None) => State::Stopped,
         };
         Some(Environment { name, state, holder, kept })
     }
 
     /// Its project, as far as that is known.
-    pub(crate) fn project(&self) -> Option<PathBuf> {
+    pub(crate) fn project(&self) -> Option<Cow<'_, Path>> {
         match &self.kept {
-            Kept::Record(record) => Some(record.project()),
-            Kept::Remains(remains) => remains.project(),
+            Kept::Borrowed(record) => Some(record.project().into()),
+            Kept::Record(record) => Some(record.project().into()),
+            Kept::Remains(remains) => remains.project().map(Cow::from),
         }
     }
 
     /// The value of its label `key`.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        match &self.kept {
-            Kept::Record(record) => record.labels.get(key).map(String::as_str),
-            Kept::Remains(_) => None,
-        }
+        let labels = match &self.kept {
+            Kept::Borrowed(record) => &record.labels,
+            Kept::Record(record) => &record.labels,
+            Kept::Remains(_) => return None,
+        };
+        labels.get(key).map(String::as_str)
     }
 
     /// What is printed of it, with what the machine shows of it at this moment.
-    pub(crate) fn line<'a>(&'a self, store: &Store, machine: &Machine, place: &'a str) -> Line<'a> {
+    pub(crate) fn line<'l>(&'l self, store: &Store, machine: &Machine, place: &'l str) -> Line<'l> {
         let load = match (self.state, self.holder) {
             (State::Running, Some(holder)) => machine.load(self.name, holder),
             (State::Stopped, _) => Some(Load::NONE),
@@ -81,10 +96,21 @@ impl<'n> Environment<'n> {
         self.line_with(live)
     }
 
-    fn line_with<'a>(&'a self, live: Live<'a>) -> Line<'a> {
+    fn line_with<'l>(&'l self, live: Live<'l>) -> Line<'l> {
         match &self.kept {
+            Kept::Borrowed(record) => Line::Borrowed { record, live },
             Kept::Record(record) => Line::Whole { record, live },
             Kept::Remains(remains) => Line::Broken { schema: SCHEMA, name: self.name, remains, live },
+        }
+    }
+}
+
+impl<'a> Kept<'a> {
+    /// What `text`, the record of `name`, keeps.
+    fn of(text: &'a [u8], name: &Name) -> Result<Kept<'a>, Unreadable> {
+        match Borrowed::parse(text, name) {
+            Some(record) => Ok(Kept::Borrowed(record)),
+            None => Record::parse(text, name).map(Box::new).map(Kept::Record),
         }
     }
 }
@@ -130,6 +156,12 @@ impl Remains {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Line<'a> {
+    Borrowed {
+        #[serde(flatten)]
+        record: &'a Borrowed<'a>,
+        #[serde(flatten)]
+        live: Live<'a>,
+    },
     Whole {
         #[serde(flatten)]
         record: &'a Record,
@@ -160,7 +192,6 @@ pub(crate) struct Live<'a> {
 pub(super) mod tests {
     use super::*;
     use lbx::record::{Options, Origin, Owner, Ownership};
-    use std::path::Path;
 
     /// A stopped environment of `path` with `labels`.
     pub(crate) fn stopped<'a>(name: &'a Name, path: &str, labels: &[(&str, &str)]) -> Environment<'a> {
@@ -203,6 +234,68 @@ pub(super) mod tests {
         assert!(line.as_object().unwrap().contains_key("memory_bytes"));
     }
 
+    /// The text of a record, and its name.
+    fn text() -> (Name, Vec<u8>) {
+        let name = Name::of(Path::new("/p/a")).unwrap();
+        let Environment { kept: Kept::Record(mut record), .. } = stopped(&name, "/p/a", &[("team", "web")]) else {
+            unreachable!("it was made of one")
+        };
+        record.options.git.insert("user.name".to_owned(), "A. N. \u{d6}ther".to_owned());
+        (name, serde_json::to_vec(&record).unwrap())
+    }
+
+    /// What is printed of `kept`, or why nothing is.
+    fn told(kept: Result<Kept<'_>, Unreadable>) -> Result<Vec<u8>, Unreadable> {
+        let kept = kept?;
+        let name = Name::of(Path::new("/p/a")).unwrap();
+        let environment = Environment { name: &name, state: State::Stopped, holder: None, kept };
+        let live = Live { state: "stopped", last_used: None, procs: None, memory_bytes: None, place: "local" };
+        let mut line = Vec::new();
+        record::add_json_line(&mut line, &environment.line_with(live)).unwrap();
+        Ok(line)
+    }
+
+    #[test]
+    fn a_record_is_borrowed_from_as_lbx_env_wrote_it() {
+        let (name, text) = text();
+        assert!(matches!(Kept::of(&text, &name), Ok(Kept::Borrowed(_))));
+    }
+
+    #[test]
+    fn however_a_record_was_changed_it_is_told_of_as_if_nothing_were_borrowed() {
+        let (name, text) = text();
+        let alike = |text: &[u8]| {
+            let owned = Record::parse(text, &name).map(Box::new).map(Kept::Record);
+            assert_eq!(told(Kept::of(text, &name)), told(owned), "{}", text.escape_ascii());
+        };
+        alike(&text);
+        for at in 0..text.len() {
+            alike(&text[..at]);
+            for byte in *b"\0\n \"\\,:{}[]-.0123456789/aeun\x7f\xc2\xff" {
+                let (mut changed, mut longer) = (text.clone(), text.clone());
+                changed[at] = byte;
+                longer.insert(at, byte);
+                alike(&changed);
+                alike(&longer);
+            }
+        }
+        let text = String::from_utf8(text).unwrap();
+        for (from, to) in [
+            ("/p/a", "/p\\/a"),
+            ("\"/p/a\"", "\"/p/\u{85}\",\"path_bytes\":\"L3AvYQ==\""),
+            ("\"/p/a\"", "\"/p/a\",\"path_bytes\":\"L3AvYQ==\""),
+            ("\"ro\":[]", "\"ro\":[\"/\u{9b}\",{\"path\":\"/?\",\"path_bytes\":\"L/8=\"}]"),
+            ("\"ro\":[],", ""),
+            ("\"labels\":", "\"worktree\":{\"common\":\"/p/.git\",\"own\":\"worktrees/a\"},\"labels\":"),
+            ("\"labels\":", "\"later\":1,\"labels\":"),
+            ("\"labels\":", "\"state\":\"running\",\"labels\":"),
+            ("\"labels\":", "\"uid\":65536,\"labels\":"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            alike(text.replacen(from, to, 1).as_bytes());
+        }
+    }
+
     #[test]
     fn of_a_broken_one_is_told_what_could_be_read() {
         let name = Name::of(Path::new("/p/a")).unwrap();
@@ -218,7 +311,7 @@ pub(super) mod tests {
     #[test]
     fn a_broken_one_may_still_know_its_project() {
         let name = Name::of(Path::new("/p/a")).unwrap();
-        let project = |text| broken(&name, text).project();
+        let project = |text| broken(&name, text).project().map(Cow::into_owned);
         assert_eq!(project(r#"{"path":"/p/a"}"#), Some("/p/a".into()));
         assert_eq!(project(r#"{"path":"/?","path_bytes":"L/8="}"#).map(|p| p.as_os_str().len()), Some(2));
         assert_eq!(project(r#"{"path":"/?","path_bytes":"%"}"#), None);
