@@ -230,6 +230,36 @@ fn what_is_discarded_of_frozen_layers_is_as_the_project_has_it() {
 }
 
 #[test]
+fn what_is_told_while_a_snapshot_is_made_is_what_there_is() {
+    if !only_at(&[Place::Local], "a call elsewhere takes longer than a snapshot") {
+        return;
+    }
+    let project = project(LAID_OUT);
+    project.sh(SESSIONS[0]);
+    let told = diff(&project, &["-z"]);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let look = || {
+            let mut looks = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(diff(&project, &["-z"]), told);
+                looks += 1;
+            }
+            looks
+        };
+        let looking = scope.spawn(look);
+        for count in 0..6 {
+            // which moves what is written to another layer
+            project.sh(&format!("echo {count} >~/file; echo new >made; chmod 644 made"));
+            save(&project, &format!("t{count}"));
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        looking.join().expect("the same each time")
+    });
+    assert!(looks > 10, "{looks}");
+}
+
+#[test]
 fn two_environments_of_a_path_are_compared() {
     let project = Project::new();
     outside(&project, "mkdir d; for f in a b d/x; do echo $f >$f; done");
