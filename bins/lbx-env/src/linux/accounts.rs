@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lbx::record::{self, IDS};
 use lbx::{Failure, Name, Result, holder};
+use memchr::{memchr, memchr_iter};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::XattrFlags;
 
@@ -83,8 +84,7 @@ impl Accounts {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let names: BTreeSet<&[u8]> =
-            names.iter().map(|name| name.as_str()).chain([GROUP, HOLDER]).map(str::as_bytes).collect();
+        let names = names.iter().map(|name| name.as_str()).chain([GROUP, HOLDER]).map(str::as_bytes).collect();
         let mut taken = Taken::default();
         let mut take = |rest: &[u8]| number(rest).into_iter().for_each(|number| taken.add(number));
         Ok(Accounts {
@@ -292,11 +292,19 @@ pub(crate) fn passwd() -> Result<String> {
 /// `/etc/passwd` without the accounts of environments, as far as it is text: of thousands of lines the few
 /// that say which directories are whose.
 pub(crate) fn others() -> Result<String> {
-    let suffix = format!(":{NOBODY}\n").into_bytes();
     let bytes = fs::read("/etc/passwd").context("cannot read '/etc/passwd'")?;
     let mut text = Vec::new();
-    lines(&bytes).map(|range| &bytes[range]).filter(|line| !line.ends_with(&suffix)).for_each(|line| text.extend(line));
+    lines(&bytes).map(|range| &bytes[range]).filter(|line| !is_nobodys(line)).for_each(|line| text.extend(line));
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether `line` ends as that of an account of ours, with [`NOBODY`]. Of thousands of lines most do, and
+/// two arrays of one length are compared without a call for each.
+fn is_nobodys(line: &[u8]) -> bool {
+    const START: usize = NOBODY.len() + 1;
+    let Some((end, b"\n")) = line.last_chunk::<{ START + 1 }>().map(|end| end.split_at(START)) else { return false };
+    let other = end.iter().rev().zip(NOBODY.as_bytes().iter().rev()).fold(0, |other, (a, b)| other | (a ^ b));
+    other == 0 && end[0] == b':'
 }
 
 /// Whether the account files, or what a killed tool left beside them, may say anything of `names`. This
@@ -338,6 +346,35 @@ fn last_uid() -> Option<u32> {
     (length == 4).then_some(u32::from_le_bytes(bytes))
 }
 
+/// Names that are looked for among thousands of others.
+#[derive(Debug)]
+struct Names<'a> {
+    all: BTreeSet<&'a [u8]>,
+    /// Whether there is a name at each place: most others are told by that.
+    sieve: [bool; 256],
+}
+
+impl Names<'_> {
+    /// Ends differ most: they are digits of a hash.
+    fn place(name: &[u8]) -> u8 {
+        let end = name.last_chunk().map_or(0, |end| u16::from_le_bytes(*end));
+        (end.wrapping_mul(0x9e37) >> 8) as u8
+    }
+
+    fn contains(&self, name: &[u8]) -> bool {
+        self.sieve[usize::from(Names::place(name))] && self.all.contains(name)
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for Names<'a> {
+    fn from_iter<T: IntoIterator<Item = &'a [u8]>>(names: T) -> Names<'a> {
+        let all = BTreeSet::from_iter(names);
+        let mut sieve = [false; 256];
+        all.iter().for_each(|name| sieve[usize::from(Names::place(name))] = true);
+        Names { all, sieve }
+    }
+}
+
 /// One of the account files: its text as it was read, and how lines of it are to change.
 #[derive(Debug)]
 struct Table {
@@ -356,7 +393,7 @@ struct Table {
 
 impl Table {
     /// Reads `path` for the lines of `names`, and shows `each` what stands behind every other name, too.
-    fn read(path: &str, names: &BTreeSet<&[u8]>, each: impl FnMut(&[u8])) -> Result<Table> {
+    fn read(path: &str, names: &Names<'_>, each: impl FnMut(&[u8])) -> Result<Table> {
         let path = PathBuf::from(path);
         // what a killed tool left aside
         store::remove_file(&aside(&path)).with_context(|| format!("cannot remove '{}'", aside(&path).display()))?;
@@ -368,7 +405,7 @@ impl Table {
     }
 
     /// Once over the whole text, however many names there are: it may have tens of thousands of lines.
-    fn of(path: PathBuf, text: Option<Vec<u8>>, names: &BTreeSet<&[u8]>, mut each: impl FnMut(&[u8])) -> Table {
+    fn of(path: PathBuf, text: Option<Vec<u8>>, names: &Names<'_>, mut each: impl FnMut(&[u8])) -> Table {
         let mut table = Table {
             path,
             present: text.is_some(),
@@ -425,17 +462,23 @@ impl Table {
         let at = line.iter().rposition(|byte| *byte == b':').map_or(0, |colon| colon + 1);
         let (head, all) = line.split_at(at);
         // most stay: they are copied together
-        let (mut new, mut copied, mut start) = (head.to_owned(), 0, 0);
-        for member in all.split(|byte| *byte == b',') {
-            let next = (start + member.len() + 1).min(all.len());
-            match members.get_mut(member) {
-                Some(false) => {
-                    new.extend_from_slice(&all[copied..start]);
-                    copied = next;
+        let (mut copied, mut start) = (0, 0);
+        let mut new = Vec::with_capacity(line.len() + members.keys().map(|name| name.len() + 1).sum::<usize>());
+        new.extend_from_slice(head);
+        let concerned: Vec<Vec<u8>> = members.keys().cloned().collect();
+        let concerned: Names = concerned.iter().map(Vec::as_slice).collect();
+        for end in memchr_iter(b',', all).chain([all.len()]) {
+            let (member, next) = (&all[start..end], (end + 1).min(all.len()));
+            if concerned.contains(member) {
+                match members.get_mut(member) {
+                    Some(false) => {
+                        new.extend_from_slice(&all[copied..start]);
+                        copied = next;
+                    }
+                    // there already
+                    Some(wanted) => *wanted = false,
+                    None => {}
                 }
-                // there already
-                Some(wanted) => *wanted = false,
-                None => {}
             }
             start = next;
         }
@@ -556,9 +599,9 @@ fn write_aside(tables: &[&Table]) -> Result<()> {
 fn lines(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let length = (&text[at..]).skip_until(b'\n').ok().filter(|length| *length > 0)?;
-        at += length;
-        Some(at - length..at)
+        let start = at;
+        at += memchr(b'\n', &text[at..]).map_or(text.len() - at, |newline| newline + 1);
+        (at > start).then_some(start..at)
     })
 }
 
@@ -574,8 +617,13 @@ fn aside(path: &Path) -> PathBuf {
 
 /// The second field of `rest`, which stands behind a name and its colon.
 fn number(rest: &[u8]) -> Option<u32> {
-    let field = without_newline(rest).split(|byte| *byte == b':').nth(1)?;
-    str::from_utf8(field).ok()?.parse().ok()
+    let field = rest.split(|byte| matches!(byte, b':' | b'\n')).nth(1)?;
+    let digits = field.strip_prefix(b"+").unwrap_or(field);
+    let number = |before: u32, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        before.checked_mul(10)?.checked_add(u32::from(digit))
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, number) }
 }
 
 #[cfg(test)]
@@ -584,7 +632,7 @@ mod tests {
     use std::ffi::OsStr;
 
     fn table(text: &[u8]) -> Table {
-        let names = ["lbx-env", "a-1234", "b-1234", "c-1234", "d-1234"].map(str::as_bytes).into();
+        let names = ["lbx-env", "a-1234", "b-1234", "c-1234", "d-1234"].into_iter().map(str::as_bytes).collect();
         Table::of("/nowhere".into(), Some(text.to_owned()), &names, |_| ())
     }
 
@@ -658,13 +706,49 @@ mod tests {
     fn lines_that_are_not_utf_8_stay_as_they_are() {
         let before = b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\na-1234:x:1:1:::\n";
         let mut numbers = Vec::new();
-        let names = [b"a-1234".as_slice()].into();
+        let names = [b"a-1234".as_slice()].into_iter().collect();
         let mut t = Table::of("/nowhere".into(), Some(before.to_vec()), &names, |rest| numbers.extend(number(rest)));
         t.remove("a-1234");
         let mut after = Vec::new();
         t.write_to(&mut after).unwrap();
         assert_eq!(after, b"alice:x:1000:1000:\xff:/home/alice:/bin/sh\n");
         assert_eq!(numbers, [1000, 1]);
+    }
+
+    #[test]
+    fn numbers_are_those_that_fit_and_nothing_else() {
+        for (rest, told) in [
+            ("x:0:0::", Some(0)),
+            ("x:4294967295:", Some(u32::MAX)),
+            (":+5\n", Some(5)),
+            ("x:12", Some(12)),
+            ("x:4294967296:", None),
+            ("x::1:", None),
+            ("x:+:", None),
+            ("x:1a:", None),
+            ("x:-1:", None),
+            ("x\n", None),
+        ] {
+            assert_eq!(number(rest.as_bytes()), told, "{rest:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_however_many_there_are() {
+        let names: Vec<String> = (0..3000).map(|n| format!("p{n}-{:04x}", n * 7)).chain(["a".to_owned()]).collect();
+        let some: Names = names.iter().step_by(2).map(String::as_bytes).collect();
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(some.contains(name.as_bytes()), at % 2 == 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn accounts_of_environments_are_told_by_their_end() {
+        let line = format!("a-1234:x:70000:70000:{NOBODY}\n");
+        assert!(is_nobodys(line.as_bytes()));
+        for other in [&line.replace("box:", "boy:"), &line.replace(":llima", "-llima"), line.trim_end(), "\n", ""] {
+            assert!(!is_nobodys(other.as_bytes()), "{other:?}");
+        }
     }
 
     #[test]
