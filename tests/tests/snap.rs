@@ -1,7 +1,7 @@
 //! Snapshots: what was frozen comes back as it was, and nothing that anybody needs is lost on the way.
 
 use lbx_tests::machine::{exists, read, traces, write};
-use lbx_tests::{Command, Place, Project, errors, host, installed, only_at, text};
+use lbx_tests::{Command, Place, Project, errors, host, installed, near, only_at, text};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
@@ -415,4 +415,49 @@ fn a_home_that_cannot_be_moved_is_not_frozen_and_stays_as_it_is() {
     assert!(held(&name).is_empty() && snapshots(&name).is_empty() && project.record().get("layers").is_none());
     assert!(!exists(format!("/home/.llima-box/work/{name}")));
     assert_eq!(project.sh("cat ~/file"), "1\n");
+}
+
+#[test]
+fn many_snapshots_are_merged_and_each_comes_back() {
+    let project = Project::new();
+    near(&format!(
+        "cd '{}'; mkdir -p kept/deep gone; echo p >kept/deep/file; echo p >gone/file; echo p >file",
+        project.str()
+    ));
+    let name = project.create(&["--project", "cow"]);
+    project.sh(&format!("{FILL}; mkdir -p own/below; echo o >own/below/file; ln own/below/file own/second"));
+    // of what a layer does to those below it, all that there is, and a merged layer has to do it still
+    let change = |number: usize| match number {
+        0 => "rm -r gone; echo in >kept/deep/new; mkdir new; echo in >new/file".to_owned(),
+        1 => "rm -r kept; mkdir kept; echo in >kept/other; mkdir gone; echo in >gone/again".to_owned(),
+        2 => "rm file; mkdir file; echo in >file/in; rm new/file; ln -s in new/file; mv ~/own ~/moved".to_owned(),
+        3 => "chmod 700 kept; rm -r file; echo in >file; mv ~/moved/below ~/under; rm -r ~/empty; mkdir ~/empty"
+            .to_owned(),
+        4 => "mkdir -p kept/deep; echo in >kept/deep/third; echo more >>~/under/file; mv ~/under ~/moved/third"
+            .to_owned(),
+        number => format!("echo {number} >~/file; echo {number} >number; rm -f ~/n{}; touch ~/n{number}", number - 1),
+    };
+    let both = |project: &Project| project.sh(SEEN) + &home(project);
+    let mut seen = Vec::new();
+    for number in 0..36 {
+        project.sh(&change(number));
+        seen.push(both(&project));
+        snap("save", &project, &[&format!("s{number}")]);
+        assert_eq!(both(&project), seen[number], "{number}");
+    }
+    let layers = project.record()["layers"].clone();
+    let depth = |what: &str| layers[what].as_array().unwrap().len();
+    assert_eq!((depth("home"), depth("project")), (4, 5), "{layers}");
+    for number in [0, 4, 31, 32, 35] {
+        snap("restore", &project, &[&format!("s{number}")]);
+        assert_eq!(both(&project), seen[number], "{number}");
+    }
+    // the merged ones are all that is left
+    let tags: Vec<String> = snapshots(&name).into_iter().filter(|tag| tag != "s35").collect();
+    env("forget", &project, &tags.iter().map(String::as_str).collect::<Vec<_>>()).assert().success();
+    assert_eq!(held(&name).len(), 6, "three of both, three of one");
+    assert_eq!(both(&project), seen[35]);
+    // below all of them lies the project
+    near(&format!("echo outside >'{}/late'", project.str()));
+    assert_eq!(project.sh("cat late; ls kept gone"), "outside\ngone:\nagain\n\nkept:\ndeep\nother\n");
 }

@@ -17,12 +17,14 @@ use lbx::layer::{self, FROZEN, FROZEN_HOMES, Frozen, Stack};
 use lbx::record::{Ownership, Project, Record};
 use lbx::snapshot::{self, Snapshot};
 use lbx::{Failure, Name, Result};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, fchmod, fchown, flock, futimens, openat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fchown, flock, futimens, openat, syncfs};
 use rustix::process::{Gid, Uid};
 
 use super::accounts::Ids;
 use super::project::{self, Opened};
-use super::{home, layers, store};
+use super::{home, layers, merge, store, view};
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// As many layers as a home or a project has at most: their names must fit into 256 bytes.
 pub(crate) const DEEPEST: usize = 32;
@@ -91,23 +93,20 @@ pub(crate) fn freeze(record: &Record) -> Result<Stack> {
 
 /// As [`freeze`]; the directories that it also returns are to be synced before another record names the layers.
 pub(crate) fn freeze_but_sync(record: &Record) -> Result<(Stack, Vec<PathBuf>)> {
-    complete(record)?;
+    let mut wanted = record.clone();
+    wanted.layers = make_room(record, &mut || ())?;
+    let record = &wanted.clone();
     let parts = Parts::of(record)?;
     if parts == (Parts { home: false, project: false }) {
-        return Ok((record.layers.clone(), Vec::new()));
+        return Ok((wanted.layers, Vec::new()));
     }
     let name = &record.name;
-    let mut wanted = record.clone();
     let id = new_id()?;
     let frozen = |ids: Ids| Frozen { id: id.clone(), uid: ids.uid, gid: ids.gid };
     for (is, list, ids) in [
         (parts.home, &mut wanted.layers.home, Ids { uid: record.uid, gid: record.gid }),
         (parts.project, &mut wanted.layers.project, project_ids(record)),
     ] {
-        if is && list.len() >= DEEPEST {
-            let message = format!("environment '{name}' has {DEEPEST} frozen layers over each other");
-            return Err(Failure::new(message).into());
-        }
         if is {
             list.insert(0, frozen(ids));
         }
@@ -139,6 +138,68 @@ pub(crate) fn freeze_but_sync(record: &Record) -> Result<(Stack, Vec<PathBuf>)> 
         }
     })?;
     Ok((wanted.layers, moved))
+}
+
+/// Where a freeze of `record` would make more layers than there may be, copies them into one, and returns the
+/// layers as they are recorded now. Its lock is held.
+pub(crate) fn make_room(record: &Record, progress: &mut dyn FnMut()) -> Result<Stack> {
+    complete(record)?;
+    let parts = Parts::of(record)?;
+    let (home, project) = (&record.layers.home, &record.layers.project);
+    let merged =
+        Parts { home: parts.home && home.len() >= DEEPEST, project: parts.project && project.len() >= DEEPEST };
+    if merged == (Parts { home: false, project: false }) {
+        return Ok(record.layers.clone());
+    }
+    let name = &record.name;
+    let id = new_id()?;
+    let mut wanted = record.clone();
+    let mut merge = || -> Result<()> {
+        make(&id, name)?;
+        if merged.home {
+            let layer = Frozen { id: id.clone(), uid: record.uid, gid: record.gid };
+            make_homes(&id)?;
+            merge_homes(record, &layer.home(), progress)
+                .with_context(|| format!("cannot merge frozen layers of home '{}'", home::path(name).display()))?;
+            wanted.layers.home = vec![layer];
+        }
+        if merged.project {
+            let ids = project_ids(record);
+            let layer = Frozen { id: id.clone(), uid: ids.uid, gid: ids.gid };
+            merge_uppers(record, &layer.upper(), progress)
+                .with_context(|| format!("cannot merge frozen layers of '{}'", layer::root(name).display()))?;
+            wanted.layers.project = vec![layer];
+        }
+        store::save(&wanted)?;
+        sync(&lbx::record::dir(name))
+    };
+    let merged = merge();
+    // those that nothing needs now, or the copy
+    let _ = release(name, progress);
+    merged.map_err(|e| e.context("nothing was frozen"))?;
+    Ok(wanted.layers)
+}
+
+/// Makes `to` of all that the frozen homes of `record` show together.
+fn merge_homes(record: &Record, to: &Path, progress: &mut dyn FnMut()) -> Result<()> {
+    let lowers = view::frozen_homes(record)?;
+    // lowers are taken only where they are mounted, and nobody else is to see them there
+    let shown = std::thread::scope(|scope| scope.spawn(|| layers::view_of(&lowers)).join());
+    let shown = shown.map_err(|_| Failure::new("a thread failed"))?.context("cannot make an overlay")?;
+    mkdir(to)?;
+    let top = openat(CWD, to, DIRECTORY, Mode::empty())?;
+    merge::lay(shown.as_fd(), top.as_fd(), progress)?;
+    Ok(syncfs(&top)?)
+}
+
+/// Makes `to` of the frozen layers over `record`'s project: as much covers the project as before.
+fn merge_uppers(record: &Record, to: &Path, progress: &mut dyn FnMut()) -> Result<()> {
+    mkdir(to)?;
+    let top = openat(CWD, to, DIRECTORY, Mode::empty())?;
+    for layer in view::frozen_uppers(record)?.iter().rev() {
+        merge::lay(layer.as_fd(), top.as_fd(), progress)?;
+    }
+    Ok(syncfs(&top)?)
 }
 
 /// Completes a freeze that was begun, so that all that `record` names is there. Its lock is held.
@@ -247,21 +308,14 @@ pub(crate) fn renew_upper(record: &Record, like: Option<&Frozen>, project: Optio
 fn make_alike(path: &Path, like: Option<&Path>, ids: Ids) -> io::Result<()> {
     home::remove_tree(CWD, path, &mut || ())?;
     fs::create_dir(path)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = openat(CWD, path, flags, Mode::empty())?;
+    let dir = openat(CWD, path, DIRECTORY, Mode::empty())?;
     fchown(&dir, Some(Uid::from_raw(ids.uid)), Some(Gid::from_raw(ids.gid)))?;
     let Some(like) = like else { return Ok(fchmod(&dir, Mode::RWXU)?) };
-    let like = openat(CWD, like, flags, Mode::empty())?;
+    let like = openat(CWD, like, DIRECTORY, Mode::empty())?;
     let stat = rustix::fs::fstat(&like)?;
     fchmod(&dir, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     copy_attributes(like.as_fd(), dir.as_fd())?;
-    #[allow(clippy::unnecessary_cast)] // another type on another architecture
-    let time = |sec, nsec| Timespec { tv_sec: sec as _, tv_nsec: nsec as _ };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    Ok(futimens(&dir, &times)?)
+    Ok(futimens(&dir, &merge::times(&stat))?)
 }
 
 /// Copies the attributes that people and programs give.
@@ -379,8 +433,7 @@ pub(crate) fn is_user(name: &Name) -> bool {
 /// Removes `layer`, which nobody needs.
 fn remove_layer(layer: &Frozen, wait: bool, progress: &mut dyn FnMut()) -> Result<()> {
     let root = layer.root();
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match openat(CWD, &root, flags, Mode::empty()) {
+    let dir = match openat(CWD, &root, DIRECTORY, Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => return Ok(()),
         dir => dir.with_context(|| format!("cannot open '{}'", root.display()))?,
     };

@@ -39,6 +39,8 @@ pub(crate) const DROPPED: &str = "dropped";
 const APART: &str = "nofollow";
 /// In a home programs rename what they like.
 const TOGETHER: &str = "on";
+/// What was renamed there is found.
+const FOLLOWED: &str = "follow";
 
 /// Nothing is synced at the end: else the whole file system would be that holds the upper layer.
 const VOLATILE: &str = "volatile";
@@ -194,7 +196,7 @@ pub(crate) fn overlay(record: &Record, lowers: &[OwnedFd], attributes: u32) -> R
         let [project] = lowers else {
             let (upper, work) =
                 (openat(&root, "upper", HANDLE, Mode::empty())?, openat(&root, WORK, HANDLE, Mode::empty())?);
-            let names = lay_out(&upper, &work, lowers)?;
+            let names = lay_out(Some((&upper, &work)), lowers)?;
             return own(&|| new_overlay((&names, "upper", WORK), APART, attributes));
         };
         // it goes with the old root
@@ -211,16 +213,28 @@ pub(crate) fn home_overlay(record: &Record, lowers: &[OwnedFd], attributes: u32)
     let path = home::path(&record.name);
     let mount = || -> io::Result<OwnedFd> {
         let (upper, work) = (open(&path)?, open(&frozen::home_work(&record.name))?);
-        let names = lay_out(&upper, &work, lowers)?;
+        let names = lay_out(Some((&upper, &work)), lowers)?;
         new_overlay((&names, "upper", WORK), TOGETHER, attributes)
     };
     mount().with_context(|| format!("cannot make an overlay of home '{}'", path.display()))
 }
 
+/// What `lowers` show together, to be read alone. For a thread of its own: it leaves its mount namespace.
+pub(crate) fn view_of(lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )?;
+    let names = lay_out(None, lowers)?;
+    let options = [("lowerdir", &*names), ("redirect_dir", FOLLOWED), ("metacopy", "off"), ("index", "off")];
+    view::new_mount("overlay", &options, libc::MOUNT_ATTR_RDONLY as u32)
+}
+
 /// Puts all layers of an overlay where short names lead to them from where this process then stands: of
 /// names longer than 256 bytes the kernel takes none, and those that are told inside tell nothing. Returns
 /// the names of `lowers`.
-fn lay_out(upper: &OwnedFd, work: &OwnedFd, lowers: &[OwnedFd]) -> io::Result<String> {
+fn lay_out(written: Option<(&OwnedFd, &OwnedFd)>, lowers: &[OwnedFd]) -> io::Result<String> {
     let desk = view::new_mount("tmpfs", &[("mode", "0700")], 0)?;
     // what it lies over goes with the old root
     view::move_to(&desk, &open(Path::new(layer::FROZEN))?)?;
@@ -231,8 +245,8 @@ fn lay_out(upper: &OwnedFd, work: &OwnedFd, lowers: &[OwnedFd]) -> io::Result<St
         view::move_to(lower, &openat(&desk, &*name, HANDLE, Mode::empty())?)?;
         names.push(name);
     }
-    // these two must lie in one mount, as they do where they are
-    for (name, dir) in [("upper", upper), (WORK, work)] {
+    // upper and work must lie in one mount, as they do where they are
+    for (name, dir) in written.into_iter().flat_map(|(upper, work)| [("upper", upper), (WORK, work)]) {
         symlinkat(format!("/proc/self/fd/{}", dir.as_raw_fd()), &desk, name)?;
     }
     rustix::process::fchdir(&desk)?;

@@ -27,6 +27,7 @@ mod frozen;
 mod holder;
 mod home;
 mod layers;
+mod merge;
 mod mounts;
 mod plan;
 mod project;

@@ -44,7 +44,14 @@ impl Session<'_> {
 
     /// Freezes what `record`'s environment has written: its layers as they are recorded then.
     fn freeze(&self, record: &Record) -> Result<Stack> {
-        frozen::freeze(record).with_context(|| format!("cannot freeze environment '{}'", record.name))
+        let freeze = || -> Result<Stack> {
+            let bar = self.progress(&format!("merging frozen layers of {}", record.name));
+            let mut record = record.clone();
+            record.layers = frozen::make_room(&record, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            frozen::freeze(&record)
+        };
+        freeze().with_context(|| format!("cannot freeze environment '{}'", record.name))
     }
 
     pub(super) fn restore(&self, env: &OsStr, tag: &Tag) -> Result<u8> {

@@ -68,6 +68,16 @@ pub(crate) fn gather(record: &Record, steps: &[Step], passwd: &str) -> Result<Ma
     })
 }
 
+/// The frozen homes of `record`, as its environment has them.
+pub(crate) fn frozen_homes(record: &Record) -> Result<Vec<OwnedFd>> {
+    Gathering { record, maps: HashMap::new(), warnings: Vec::new() }.frozen_homes()
+}
+
+/// The frozen layers over the project of `record`, as its environment has them.
+pub(crate) fn frozen_uppers(record: &Record) -> Result<Vec<OwnedFd>> {
+    Gathering { record, maps: HashMap::new(), warnings: Vec::new() }.frozen_uppers()
+}
+
 struct Gathering<'a> {
     record: &'a Record,
     /// User namespaces by what they map, and to what.
@@ -80,17 +90,13 @@ impl Gathering<'_> {
         let (path, source, access, mapped) = match step {
             Step::Bind { path, source, access, mapped } => (path, source, access, mapped),
             Step::Overlay { path, mapped, .. } => {
-                let record = self.record;
-                let mut lowers = self.frozen(&record.layers.project, Frozen::upper, frozen::project_ids(record))?;
+                let mut lowers = self.frozen_uppers()?;
                 lowers.push(self.lower_layer(path, *mapped)?);
                 return Ok(lowers.into_iter().map(|lower| (PathBuf::new(), lower)).collect());
             }
             Step::HomeOverlay { path, .. } => {
-                let record = self.record;
                 self.open(path, &Source::Home)?;
-                let ids = Ids { uid: record.uid, gid: record.gid };
-                let lowers = self.frozen(&record.layers.home, Frozen::home, ids)?;
-                return Ok(lowers.into_iter().map(|lower| (PathBuf::new(), lower)).collect());
+                return Ok(self.frozen_homes()?.into_iter().map(|lower| (PathBuf::new(), lower)).collect());
             }
             _ => return Ok(Vec::new()),
         };
@@ -185,6 +191,16 @@ impl Gathering<'_> {
         }
         let map = map(&mut self.maps, Ids { uid: opened.owner.uid, gid: opened.owner.gid }, ids)?;
         project::mapped_copy(opened.fd.as_fd(), map, false).map_err(|e| unmapped(path, e))
+    }
+
+    fn frozen_homes(&mut self) -> Result<Vec<OwnedFd>> {
+        let record = self.record;
+        self.frozen(&record.layers.home, Frozen::home, Ids { uid: record.uid, gid: record.gid })
+    }
+
+    fn frozen_uppers(&mut self) -> Result<Vec<OwnedFd>> {
+        let record = self.record;
+        self.frozen(&record.layers.project, Frozen::upper, frozen::project_ids(record))
     }
 
     /// The frozen `layers` as an overlay takes them: each is at `path`, and its files show as those of `ids`.
