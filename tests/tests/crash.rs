@@ -792,3 +792,46 @@ fn save_on_a_full_disk_says_so_and_loses_nothing() {
 fn restore_on_a_full_disk_says_so_and_loses_nothing() {
     disturb_each_change(Snap::Restore, "error=ENOSPC");
 }
+
+#[test]
+fn a_merge_of_frozen_layers_killed_at_any_instant_loses_nothing() {
+    if !is_killed_here() || !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let project = Project::new();
+    let name = project.create(&["--project", "cow"]);
+    let save =
+        |tag: &str| vec![tool_file("lbx-env").display().to_string(), "save".into(), name.clone(), tag.to_owned()];
+    for number in 0..32 {
+        project.sh(&format!("mkdir -p ~/dir{number}; echo {number} | tee ~/dir{number}/file >file{number}"));
+        project.must("stop");
+        command(&save("x")[0]).args(&save(&format!("s{number}"))[1..]).assert().success();
+    }
+    project.sh("rm -r ~/dir7 file7; mv ~/dir8 ~/moved; echo last >~/last");
+    let look = "cat ~/*/file ~/last file*; ls ~ .";
+    let seen = project.sh(look);
+    project.must("stop");
+    let kill = |call: &str, when: usize| {
+        let inject = format!("inject={call}:signal=KILL:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &save("last"));
+        assert_eq!(project.sh(look), seen, "{inject}");
+        project.must("stop");
+        // killed behind its last change it has done all, and the next one finds that
+        output.status.success() || String::from_utf8_lossy(&output.stderr).contains("already")
+    };
+    // what it copies is thrown away each time, until it comes as far as the record
+    let rounds = (1..).step_by(40).take_while(|when| !kill("all", *when)).count();
+    assert!(rounds > 10, "only {rounds}");
+    let layers = listed(&name).unwrap()["layers"].clone();
+    assert_eq!((layers["home"].as_array().unwrap().len(), layers["project"].as_array().unwrap().len()), (2, 2));
+    let _ = command(&save("x")[0]).args(&save("last")[1..]).output().unwrap();
+    project.sh("rm -r ~/dir* file*");
+    project.must("stop");
+    let mut restore = project.env_tool("restore");
+    restore.arg(&name).arg("last").assert().success();
+    assert_eq!(project.sh(look), seen);
+    project.must("delete");
+    nothing_is_left("a merge");
+}
