@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
-use crate::layer::{Frozen, Stack};
+use crate::layer::{Base, Frozen, Stack};
 use crate::record::{self, Project, rfc3339};
 use crate::{Name, Record};
 
@@ -84,6 +84,9 @@ pub struct Snapshot {
     pub layers: Stack,
     /// What the inside might do with the project: without [`Project::Cow`] it holds nothing of that.
     pub project: Project,
+    /// Since when what its layers cover counts as changed outside; absent where they cover no project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// Made by a restore, of what it replaced.
     #[serde(default, skip_serializing_if = "is_false")]
     pub safety: bool,
@@ -97,16 +100,24 @@ fn is_false(flag: &bool) -> bool {
 
 impl Snapshot {
     /// A snapshot of what `record` names, made now.
-    pub fn new(record: &Record, tag: Tag, safety: bool) -> Snapshot {
-        Snapshot {
+    ///
+    /// # Errors
+    /// When the layers began cannot be read.
+    pub fn new(record: &Record, tag: Tag, safety: bool) -> Result<Snapshot> {
+        let base = match record.options.project {
+            Project::Cow => Some(Base::load(&record.name)?),
+            Project::Rw | Project::Ro => None,
+        };
+        Ok(Snapshot {
             schema: SCHEMA,
             name: record.name.clone(),
             tag,
             created: rfc3339(std::time::SystemTime::now()),
             layers: record.layers.clone(),
             project: record.options.project,
+            base,
             safety,
-        }
+        })
     }
 
     /// Reads the snapshot `tag` of `name`. `Ok(None)`: there is none.
@@ -210,6 +221,7 @@ mod tests {
             created: "2026-11-28T03:15:00Z".to_owned(),
             layers,
             project: Project::Cow,
+            base: Some(Base { sec: 1, nsec: 2 }),
             safety: false,
         };
         let text = serde_json::to_string(&snapshot).unwrap();

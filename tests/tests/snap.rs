@@ -82,6 +82,51 @@ fn what_was_saved_of_a_home_comes_back_bit_for_bit() {
     assert_eq!(traces(&name), Vec::<String>::new());
 }
 
+/// The conflicts among what was changed of `project`.
+fn conflicts(project: &Project) -> Vec<String> {
+    let told = lbx_tests::tool("lbx-diff").args(["--json", "--"]).arg(project.path()).assert().code(1);
+    let changes: Vec<Value> = text(told).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let theirs = changes.iter().filter(|change| change["conflict"] == true);
+    theirs.map(|change| change["path"].as_str().expect("a path").to_owned()).collect()
+}
+
+#[test]
+fn what_the_person_changed_before_a_restore_is_a_conflict_whatever_was_discarded_between() {
+    let project = Project::new();
+    for file in ["a", "b", "c"] {
+        near(&format!("echo one >'{}/{file}'", project.str()));
+    }
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    project.create(&["--project", "cow"]);
+    project.sh("for file in a b c; do echo agent >>$file; done");
+    snap("save", &project, &["one"]);
+    assert_eq!(conflicts(&project), Vec::<String>::new());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    near(&format!("echo person >>'{}/b'", project.str()));
+    assert_eq!(conflicts(&project), ["b"]);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    snap("discard", &project, &[]);
+    project.sh("echo again >>c");
+    assert_eq!(conflicts(&project), Vec::<String>::new(), "the new layer began after the change");
+    snap("restore", &project, &["one"]);
+    assert_eq!(conflicts(&project), ["b"]);
+    // and what is newer comes back as it was
+    let tags = snapshots(&project.name());
+    let newer = tags.iter().find(|tag| tag.starts_with("before-one-")).unwrap();
+    snap("restore", &project, &[newer]);
+    assert_eq!(conflicts(&project), Vec::<String>::new());
+    let fork = text(env_of_fork(&project, "one").assert().success());
+    let told = lbx_tests::tool("lbx-diff").args(["--json", "--", fork.trim()]).assert().code(1);
+    assert_eq!(text(told).matches("\"conflict\":true").count(), 1, "so in a fork");
+}
+
+/// `lbx-env create --from PROJECT@TAG`
+fn env_of_fork(project: &Project, tag: &str) -> Command {
+    let mut command = lbx_tests::tool("lbx-env");
+    command.args(["create", "--from", &format!("{}@{tag}", project.name())]);
+    command
+}
+
 #[test]
 fn a_copy_on_write_project_comes_back_with_the_home() {
     let project = Project::new();

@@ -4,13 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lbx::layer::{self, Base, Stack};
 use lbx::record::{self, Origin, Ownership, Project, Record, Source};
-use lbx::snapshot::{self, Snapshot, Tag};
+use lbx::snapshot::Snapshot;
 use lbx::{Failure, Name, Result, operand};
 use lbx_env::Settings;
 
@@ -243,7 +242,9 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
         Some(tag) => {
             let snapshot = Snapshot::load(&from.name, tag)?.with_context(|| format!("no such snapshot: {from}"))?;
             require_shown(!snapshot.layers.project.is_empty())?;
-            ((snapshot.layers, Vec::new()), base_of_snapshot(&from.name, tag)?)
+            // what was applied since may be newer than what it holds
+            let base = snapshot.base.unwrap_or(Base::UNKNOWN).text()?;
+            ((snapshot.layers, Vec::new()), (base, Vec::new()))
         }
     };
     let has_base = is_cow && record.options.project == Project::Cow;
@@ -254,15 +255,6 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
 fn base_of(name: &Name) -> Result<(Vec<u8>, Vec<u8>)> {
     let applied = read(&layer::applied_file(name))?.unwrap_or_default();
     Ok((Base::load(name)?.text()?, applied))
-}
-
-/// As [`base_of`], for a snapshot: layers that were begun anew since know nothing of it, and what was applied
-/// may be newer than what it holds.
-fn base_of_snapshot(name: &Name, tag: &Tag) -> Result<(Vec<u8>, Vec<u8>)> {
-    let written = |file: PathBuf| fs::metadata(file).ok().map(|meta| (meta.mtime(), meta.mtime_nsec()));
-    let (base, snapshot) = (written(layer::base_file(name)), written(snapshot::file(name, tag)));
-    let kept = if base.is_some() && base < snapshot { Base::load(name)? } else { Base::UNKNOWN };
-    Ok((kept.text()?, Vec::new()))
 }
 
 fn read(file: &Path) -> Result<Option<Vec<u8>>> {

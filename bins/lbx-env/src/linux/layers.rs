@@ -76,12 +76,18 @@ pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
         // what is changed already was changed after a base that nobody knows any more
         let is_unchanged = is_empty(&record.name)? && record.layers.project.is_empty();
         let kept = if is_unchanged { now(project, &path)? } else { Base::UNKNOWN };
-        store::replace(&base, &kept.text()?, 0o600).with_context(|| format!("cannot write '{}'", base.display()))?;
+        keep_base(&record.name, kept)?;
     }
     if !upper.exists() {
         make_upper(&upper, record, project).with_context(|| format!("cannot make '{}'", upper.display()))?;
     }
     Ok(())
+}
+
+/// Keeps since when the layers of `name` count.
+pub(crate) fn keep_base(name: &Name, base: Base) -> Result<()> {
+    let file = layer::base_file(name);
+    store::replace(&file, &base.text()?, 0o600).with_context(|| format!("cannot write '{}'", file.display()))
 }
 
 /// The top of the upper layer is what the project itself shows as inside: of its owner and mode. It is

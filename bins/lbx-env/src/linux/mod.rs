@@ -655,6 +655,10 @@ impl Session<'_> {
             bare.renew_schema();
             if bare != record {
                 store::save(&bare)?;
+                // what is begun now, over nothing, counts from now
+                let base = lbx::layer::base_file(&name);
+                store::remove_file(&base).with_context(|| format!("cannot remove '{}'", base.display()))?;
+                layers::make(&bare, &project)?;
                 self.release(&name, &mut || bar.inc(1));
             }
             Ok(())

@@ -5,13 +5,13 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use lbx::failure::status;
-use lbx::layer::{FROZEN, Frozen, Stack};
+use lbx::layer::{Base, FROZEN, Frozen, Stack};
 use lbx::record::{self, Project, Record};
 use lbx::snapshot::{self, Snapshot, TAG_MAX, Tag};
 use lbx::{Failure, Name, Result};
 
 use super::store::{self, Lock};
-use super::{Session, frozen};
+use super::{Session, frozen, layers};
 
 impl Session<'_> {
     pub(super) fn save(&self, env: &OsStr, tag: &Tag) -> Result<u8> {
@@ -36,7 +36,7 @@ impl Session<'_> {
         require_stopped(&name)?;
         is_free()?;
         record.layers = self.freeze(&record)?;
-        write(&Snapshot::new(&record, tag.clone(), false))?;
+        write(&Snapshot::new(&record, tag.clone(), false)?)?;
         self.release(&name, &mut || ());
         self.note(|| format!("saved snapshot '{tag}' of environment '{name}'"));
         Ok(status::DONE)
@@ -88,9 +88,19 @@ impl Session<'_> {
         if record.options.project == Project::Cow && snapshot.project == Project::Cow {
             frozen::renew_upper(&record, wanted.project.first(), None)?;
         }
+        // what the person changed since the snapshot's layers began, and before those of now did, counts again;
+        // for as long as nobody knows which of them the record names, the older base is the safe one
+        let renewed = record.layers.project != wanted.project;
+        let (before, base) = (Base::load(&name)?, snapshot.base.unwrap_or(Base::UNKNOWN));
+        if renewed && base < before {
+            layers::keep_base(&name, base)?;
+        }
         record.layers = wanted;
         record.renew_schema();
         store::save(&record)?;
+        if renewed && base > before {
+            layers::keep_base(&name, base)?;
+        }
         frozen::complete(&record)?;
         self.release(&name, &mut || ());
         self.note(|| match &kept {
@@ -110,7 +120,7 @@ impl Session<'_> {
             if let Some(kept) = Tag::parse(&format!("before-{word}-{time}{number}"))
                 && !snapshot::file(&record.name, &kept).exists()
             {
-                write(&Snapshot::new(record, kept.clone(), true))?;
+                write(&Snapshot::new(record, kept.clone(), true)?)?;
                 return Ok(kept);
             }
         }

@@ -31,6 +31,7 @@ mod tests {
             created: format!("2026-11-28T03:15:{second:02}Z"),
             layers: Stack::default(),
             project: Project::Rw,
+            base: None,
             safety: tag.starts_with("before-"),
         };
         tags.iter().enumerate().map(snapshot).collect()

@@ -75,6 +75,7 @@ mod tests {
             created: "2026-11-28T03:15:00Z".into(),
             layers: Stack::default(),
             project,
+            base: None,
             safety,
         };
         let snapshots = [snapshot("one", Project::Rw, false), snapshot("before-one", Project::Cow, true)];
