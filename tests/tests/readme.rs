@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lbx_tests::{Command, Place, Project, bin_dir, command, only_at, place, repository, script, text, tool};
+use lbx_tests::place::HERE;
+use lbx_tests::{Command, Place, Project, bin_dir, command, installed, only_at, place, repository, script, text, tool};
 
 /// Held by each test: some examples stop every environment that there is.
 fn alone() -> MutexGuard<'static, ()> {
@@ -19,6 +20,19 @@ fn blocks(file: &str, mark: &str) -> Vec<String> {
         rest.split_once("```").expect("a fence ends").0.to_owned()
     };
     page.split(&mark).skip(1).map(body).collect()
+}
+
+/// The commands of a transcript, each with what it prints.
+fn transcript(block: &str) -> Vec<(&str, String)> {
+    let mut commands: Vec<(&str, String)> = Vec::new();
+    for line in block.lines() {
+        match (line.strip_prefix("$ "), commands.last_mut()) {
+            (Some(command), _) => commands.push((command, String::new())),
+            (None, Some((_, printed))) => *printed += &format!("{line}\n"),
+            (None, None) => panic!("a transcript begins with a command: {line}"),
+        }
+    }
+    commands
 }
 
 /// `script` as a person runs it in `project`, the tools on PATH, in a home of its own.
@@ -65,6 +79,30 @@ fn examples_of_the_readme_do_what_it_says() {
     assert!(blocks_printing(&project, "while read").contains(&format!("{name}: 2 files")));
     blocks_printing(&project, "xargs");
     assert_eq!(project.state(), "stopped");
+}
+
+#[test]
+fn the_transcript_of_the_readme_is_what_is_seen() {
+    if !only_at(&HERE, "behind ssh a path is absolute") || !installed(&["jq"]) {
+        return;
+    }
+    let _alone = alone();
+    let project = Project::new();
+    project.write("main.c", "int main(void) { return 0; }\n");
+    project.write("notes", "old\n");
+    let name = project.name();
+    let digits = name.rsplit_once('-').expect("a name ends with digits").1;
+    let block = blocks("README.md", "test: console").concat().replace("1a2b", digits);
+    for (command, printed) in transcript(&block) {
+        if place() == Place::Lima && command.starts_with("lbx-apply") {
+            // a VM's clock and that of the files of its host differ a little
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+        // a difference is status 1
+        let script = format!("{command} || [ $? = 1 ]");
+        assert_eq!(text(run(&project, &script).assert().success()), printed, "{command}");
+    }
+    assert_eq!(project.read("notes"), "old\n");
 }
 
 #[test]
