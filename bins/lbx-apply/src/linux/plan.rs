@@ -206,6 +206,7 @@ fn take(change: &Change, request: &Request, project: &Path) -> Result<Take, Why>
     let both_files = (change.new, change.old) == (Some(Kind::File), Some(Kind::File));
     match request.conflicts {
         _ if !change.conflict => Ok(Take::Checked),
+        _ if cfg!(feature = "broken-apply-conflicts") => Ok(Take::Forced),
         Conflicts::Force => Ok(Take::Forced),
         Conflicts::Merge if both_files => Ok(Take::Merged),
         Conflicts::Leave | Conflicts::Merge if change.old.is_none() => Err(Why::Conflict(Clash::Gone)),

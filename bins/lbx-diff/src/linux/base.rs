@@ -61,7 +61,7 @@ impl Base {
 
     /// Whether the person changed what is at `path` outside since, or put it there.
     pub(crate) fn is_changed(&self, path: &[u8], entry: &Entry) -> bool {
-        !self.is_older(entry) && !self.is_applied(path, entry)
+        !cfg!(feature = "broken-diff-conflicts") && !self.is_older(entry) && !self.is_applied(path, entry)
     }
 
     /// Whether `project` itself is as the base found it: where a file system has no files without a name,

@@ -16,11 +16,18 @@ use rustix::io::Errno;
 
 /// As much of a path as one call takes (PATH_MAX, less its end).
 const LONGEST: usize = 4000;
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const BENEATH: ResolveFlags = match cfg!(feature = "broken-diff-links") {
+    true => ResolveFlags::empty(),
+    false => ResolveFlags::BENEATH
+        .union(ResolveFlags::NO_SYMLINKS)
+        .union(ResolveFlags::NO_MAGICLINKS)
+        .union(ResolveFlags::NO_XDEV),
+};
+const NOFOLLOW: OFlags = match cfg!(feature = "broken-diff-links") {
+    true => OFlags::empty(),
+    false => OFlags::NOFOLLOW,
+};
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(NOFOLLOW).union(OFlags::CLOEXEC);
 /// The file system of FUSE, virtiofs too, which numbers files anew whenever it has forgotten them.
 const FUSE: u64 = 0x6573_5546;
 
@@ -124,6 +131,7 @@ impl Layer {
 
     fn look<T>(&self, look: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match self.eyes {
+            Eyes::Caller if cfg!(feature = "broken-diff-looks") => look(),
             Eyes::Caller => self.looks.take(look)?,
             Eyes::Root(_) => look(),
         }
@@ -192,7 +200,7 @@ impl Layer {
 
     /// Opens the file `name` of `dir` to be read. That it was one before does not mean that it is.
     pub(crate) fn open_file(&self, dir: &OwnedFd, name: &[u8]) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = self.look(|| Ok(openat2(dir, name, flags, Mode::empty(), BENEATH)?))?;
         let stat = fstat(&file)?;
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
