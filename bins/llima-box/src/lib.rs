@@ -32,8 +32,8 @@ fn after_help() -> String {
   llima-box list                    all environments
   llima-box delete .                this one, with its home; the project stays
 
-Every other VERB runs the tool lbx-VERB ({}),
-or one of your own on PATH.",
+Every other VERB runs the tool lbx-VERB, or one of your own on PATH:
+{}.",
         TOOLS.join(", ")
     )
 }
