@@ -157,8 +157,11 @@ fn nothing_gets_through_to_a_project_that_is_not_to_be_changed() {
     for (asked, name) in [("cow", "a b"), ("ro", "app")] {
         let project = Project::named(name);
         project.create(&["--project", asked]);
+        // layers of a home, too, and frozen ones
+        project.env_tool("save").arg("--").arg(project.path()).arg("first").assert().success();
         let report = text(probe(&project).assert().success());
         assert!(points(&report, "not ok").is_empty(), "{asked}: {report}");
+        assert!(report.contains("no layer has a path"), "{report}");
         assert!(points(&report, "ok").contains("project-closed"), "{report}");
         project.sh("true");
         project.must("stop");

@@ -1,7 +1,9 @@
-//! The project where it is not to be changed, and the layers of one that is changed apart from itself.
+//! The project where it is not to be changed, and the layers of one that is changed apart from itself, or of a
+//! home of which something was frozen.
 
 use std::path::Path;
 
+use lbx::layer;
 use lbx::record::Project;
 use libc::{AT_FDCWD, S_IFCHR};
 use nix::errno::Errno;
@@ -14,24 +16,28 @@ use crate::linux::raw::call;
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack("project-closed", "overlayfs, mount(2), MS_RDONLY", "writes a project that is not to be changed", closed),
-    attack("layer-path", "mount_namespaces(7)", "finds the layers of a project by their paths", |inside| {
+    attack("layer-path", "mount_namespaces(7)", "finds layers by their paths", |inside| {
         let kept = format!("var/lib/llima-box/envs/{}/project", inside.told.name);
         let dirs = ["/", "/proc/1/root/", "/proc/self/root/", "/run/"];
         super::absent(dirs.iter().flat_map(|dir| {
             let layers = ["upper", "work", "lower"].map(|layer| format!("{kept}/{layer}"));
+            let frozen = [layer::FROZEN, layer::FROZEN_HOMES].map(|dir| dir.trim_start_matches('/').to_owned());
             layers
                 .into_iter()
+                .chain(frozen)
                 .chain(["upper", "work", "lower"].map(str::to_owned))
                 .map(move |path| format!("{dir}{path}"))
         }))
     }),
-    attack("layer-names", "proc_pid_mountinfo(5), overlayfs", "reads where layers of a project lie", |inside| {
+    attack("layer-names", "proc_pid_mountinfo(5), overlayfs", "reads where layers lie", |inside| {
         let tried = "read /proc/self/mountinfo";
-        let project = inside.project();
-        match super::mounts::overlay_at(project) {
-            None => Answer::held(tried, "the project is no overlay"),
-            Some(options) if options.contains('/') => Answer::through(tried, options),
-            Some(_) => Answer::held(tried, "its layers have no path"),
+        let home = inside.home();
+        let overlays: Vec<String> =
+            [inside.project(), home.as_path()].into_iter().filter_map(super::mounts::overlay_at).collect();
+        match overlays.iter().find(|options| options.contains('/')) {
+            Some(options) => Answer::through(tried, options.clone()),
+            None if overlays.is_empty() => Answer::held(tried, "neither project nor home is an overlay"),
+            None => Answer::held(tried, "no layer has a path"),
         }
     }),
     attack("layer-whiteout", "mknod(2), overlayfs whiteouts", "makes what hides a name of a layer below", |inside| {
