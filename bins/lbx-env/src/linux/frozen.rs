@@ -21,7 +21,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fchmod, fchown, flock, futim
 use rustix::process::{Gid, Uid};
 
 use super::accounts::Ids;
-use super::project::{self, Opened};
+use super::project;
 use super::{home, layers, merge, store, view};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -237,7 +237,7 @@ fn complete_but_sync(record: &Record) -> Result<Vec<PathBuf>> {
             move_aside(&upper, &frozen)?;
         }
         if record.options.project == Project::Cow && !is_there(&upper)? && is_there(&layer::root(name))? {
-            renew_upper(record, Some(top), None)?;
+            renew_upper(record, Some(top))?;
         }
         if to_move {
             moved.extend([top.root(), layer::root(name)]);
@@ -283,19 +283,13 @@ pub(crate) fn renew_home(record: &Record, like: Option<&Frozen>) -> Result<()> {
         .with_context(|| format!("cannot make home '{}'", path.display()))
 }
 
-/// As [`renew_home`], the upper layer of `record`'s project; without `like` it is as `project` is.
-pub(crate) fn renew_upper(record: &Record, like: Option<&Frozen>, project: Option<&Opened>) -> Result<()> {
+/// As [`renew_home`], the upper layer of `record`'s project; without `like` it is as the project is.
+pub(crate) fn renew_upper(record: &Record, like: Option<&Frozen>) -> Result<()> {
     let upper = layer::upper(&record.name);
     let make = || -> Result<()> {
         let Some(like) = like else {
-            let opened = match project {
-                Some(_) => None,
-                None => Some(project::open_recorded(&record.project(), record.owner)?),
-            };
-            return match project.or(opened.as_ref()) {
-                Some(project) => Ok(layers::make_upper(&upper, record, project)?),
-                None => Ok(()),
-            };
+            let project = project::open_recorded(&record.project(), record.owner)?;
+            return Ok(layers::make_upper(&upper, record, &project)?);
         };
         let aside = upper.with_extension("new");
         make_alike(&aside, Some(&like.upper()), project_ids(record))?;

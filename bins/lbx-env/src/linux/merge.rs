@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use lbx::data;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fgetxattr, fsetxattr, fstat, ftruncate, futimens, ioctl_ficlone, linkat, mkdirat, mknodat, openat,
-    readlinkat, seek, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
+    fchown, fgetxattr, fsetxattr, fstat, futimens, ioctl_ficlone, linkat, mkdirat, mknodat, openat, readlinkat, statat,
+    symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -22,8 +23,6 @@ use super::home;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
-/// As much as is copied at once.
-const BLOCK: usize = 256 * 1024;
 
 /// A directory that is being laid upon another: what is left of it, and how it is in the end.
 struct Level {
@@ -36,7 +35,7 @@ struct Level {
 /// of that of `layer`. What fails leaves a part.
 pub(crate) fn lay(layer: BorrowedFd<'_>, to: BorrowedFd<'_>, progress: &mut dyn FnMut()) -> io::Result<()> {
     let top = openat(to, ".", DIRECTORY, Mode::empty())?;
-    let mut laying = Laying { top: top.as_fd(), links: HashMap::new(), block: vec![0; BLOCK], progress };
+    let mut laying = Laying { top: top.as_fd(), links: HashMap::new(), progress };
     let mut from = openat(layer, ".", DIRECTORY, Mode::empty())?;
     let mut to = openat(to, ".", DIRECTORY, Mode::empty())?;
     let mut levels = vec![Level {
@@ -76,7 +75,6 @@ struct Laying<'a> {
     top: BorrowedFd<'a>,
     /// Where files of several names have come to lie, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
-    block: Vec<u8>,
     progress: &'a mut dyn FnMut(),
 }
 
@@ -118,12 +116,12 @@ impl Laying<'_> {
             }
             self.links.insert(key, path.join(name));
         }
-        self.leaf(from, to, name, &stat)?;
+        Laying::leaf(from, to, name, &stat)?;
         Ok(None)
     }
 
     /// Copies what is no directory.
-    fn leaf(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
+    fn leaf(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<()> {
         let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
@@ -131,54 +129,28 @@ impl Laying<'_> {
                 let source = openat(from, name, flags, Mode::empty())?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
-                self.content(&source, &target, stat)?;
+                let (source, target) = (File::from(source), File::from(target));
+                if ioctl_ficlone(&target, &source).is_err() {
+                    data::copy(&source, &target, stat.st_size.try_into().unwrap_or(0))?;
+                }
                 copy_attributes(source.as_fd(), target.as_fd())?;
                 return settle(&target, stat);
             }
             FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
             // whiteouts are such devices
-            kind => {
-                mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?;
-            }
+            kind => mknodat(to, name, kind, Mode::empty(), stat.st_rdev)?,
         }
         chownat(to, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            // a new one has what the umask leaves of its mode
+            chmodat(to, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+        }
         Ok(utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// Copies the data of `from`, with its holes.
-    fn content(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> io::Result<()> {
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        if size == 0 || ioctl_ficlone(to, from).is_ok() {
-            return Ok(());
-        }
-        let (mut source, mut target) = (File::from(from.try_clone()?), File::from(to.try_clone()?));
-        let mut at = 0;
-        while at < size {
-            let data = match seek(from, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                data => data?,
-            };
-            let end = seek(from, SeekFrom::Hole(data))?.min(size);
-            seek(from, SeekFrom::Start(data))?;
-            seek(to, SeekFrom::Start(data))?;
-            at = data;
-            while at < end {
-                let most = self.block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
-                let read = source.read(&mut self.block[..most])?;
-                if read == 0 {
-                    return Err(io::Error::other("a frozen file became shorter"));
-                }
-                target.write_all(&self.block[..read])?;
-                at += read as u64;
-                (self.progress)();
-            }
-        }
-        Ok(ftruncate(to, size)?)
     }
 }
 
 /// Gives `to` the owner, the mode and the times of `stat`.
-fn settle(to: &OwnedFd, stat: &Stat) -> io::Result<()> {
+fn settle(to: &impl AsFd, stat: &Stat) -> io::Result<()> {
     fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     Ok(futimens(to, &times(stat))?)
@@ -222,13 +194,15 @@ mod tests {
         fs::write(from.join("a/file"), "text").unwrap();
         fs::hard_link(from.join("a/file"), from.join("hard")).unwrap();
         symlink("nowhere", from.join("link")).unwrap();
+        mknodat(rustix::fs::CWD, from.join("fifo"), FileType::Fifo, Mode::empty(), 0).unwrap();
+        fs::set_permissions(from.join("fifo"), fs::Permissions::from_mode(0o666)).unwrap();
         let sparse = File::create(from.join("sparse")).unwrap();
         sparse.set_len(8 << 20).unwrap();
         std::os::unix::fs::FileExt::write_at(&sparse, b"x", 5 << 20).unwrap();
         drop(sparse);
         fs::set_permissions(from.join("a"), fs::Permissions::from_mode(0o751)).unwrap();
         lay_dirs(&from, &to);
-        for path in [".", "a", "a/b", "a/file", "link", "sparse"] {
+        for path in [".", "a", "a/b", "a/file", "link", "fifo", "sparse"] {
             let (one, other) = (from.join(path).symlink_metadata().unwrap(), to.join(path).symlink_metadata().unwrap());
             assert_eq!((one.mode(), one.modified().unwrap()), (other.mode(), other.modified().unwrap()), "{path}");
             assert!(one.is_dir() || one.len() == other.len(), "{path}");

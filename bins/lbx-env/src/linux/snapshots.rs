@@ -86,7 +86,7 @@ impl Session<'_> {
         // both are empty: how their tops show inside is all that they say
         frozen::renew_home(&record, wanted.home.first())?;
         if record.options.project == Project::Cow && snapshot.project == Project::Cow {
-            frozen::renew_upper(&record, wanted.project.first(), None)?;
+            frozen::renew_upper(&record, wanted.project.first())?;
         }
         // what the person changed since the snapshot's layers began, and before those of now did, counts again;
         // for as long as nobody knows which of them the record names, the older base is the safe one

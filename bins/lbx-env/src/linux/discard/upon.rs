@@ -10,13 +10,13 @@ use std::path::Path;
 use lbx::layer::Frozen;
 use lbx::{Failure, Result, data};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fsetxattr, fstat, futimens, mkdirat, mknodat, openat, openat2, readlinkat, renameat_with, symlinkat,
-    utimensat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, fstat,
+    futimens, mkdirat, mknodat, openat, openat2, readlinkat, renameat_with, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
+use super::super::merge::times;
 use super::super::{frozen, home};
 use super::{ASIDE, DIRECTORY, Layers, OPAQUE, WALK, WHOLE, is_dir, is_opaque, is_whiteout, look, mode, open_dir};
 
@@ -289,15 +289,6 @@ impl Layers<'_> {
 fn no_directory(name: &OsStr) -> Failure {
     Failure::new(format!("'{}' is no directory inside", name.display()))
         .hint("discard that, and with it what it covers")
-}
-
-#[allow(clippy::unnecessary_cast)] // another type on another architecture
-fn times(stat: &Stat) -> Timestamps {
-    let time = |sec, nsec| Timespec { tv_sec: sec as _, tv_nsec: nsec as _ };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }
 
 #[cfg(test)]
