@@ -8,6 +8,7 @@
 //! at a place says so by [`only_at`].
 
 pub mod docs;
+pub mod killing;
 pub mod machine;
 pub mod place;
 pub mod project;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use assert_cmd::Command;
+pub use killing::Killing;
 pub use place::{Place, host, near, only_at, place, scaled};
 pub use project::Project;
 pub use pty::Pty;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use lbx_tests::place::HERE;
 use lbx_tests::{
-    Command, Place, Project, Pty, User, errors, eventually, installed, near, only_at, place, scaled, text, tool,
-    tool_file,
+    Command, Killing, Place, Project, Pty, User, errors, eventually, installed, near, only_at, place, scaled, text,
+    tool, tool_file,
 };
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -362,9 +362,8 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
         return;
     }
     let limit = Instant::now() + scaled(Duration::from_secs(20));
-    let mut killed = 0;
-    let mut wait = 400;
-    for round in 0..60 {
+    let mut killing = Killing::default();
+    for _ in 0..60 {
         let project = project(
             "mkdir -p old/sub mod; for n in $(seq 150); do echo $n >old/$n; echo $n >old/sub/$n; echo $n >mod/$n; done",
         );
@@ -373,19 +372,9 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
              chmod 555 new/sub; rm mod/1; mkdir mod/1; echo x >mod/1/x; ln -s 2 mod/l",
         );
         let seen = project.sh(PICTURE);
-        loop {
-            let mut command = lbx_tests::std_command(tool_file("lbx-apply"));
-            let mut child = command.args(["-y", "--"]).arg(project.path()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_micros(wait));
-            if child.try_wait().unwrap().is_some() {
-                break;
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-            killed += 1;
-            // ever later, by steps that have no common measure
-            wait = 400 + (wait * 7 + 1237 * (round + 1)) % 90_000;
-        }
+        let mut command = lbx_tests::std_command(tool_file("lbx-apply"));
+        command.args(["-y", "--"]).arg(project.path()).stderr(Stdio::null());
+        while killing.kill(&mut command) {}
         // a program that it was about to run has its lock for a moment longer
         eventually("nobody is at work any more", || {
             let again = apply(&project, &["-y"], &[]).output().expect("it runs");
@@ -393,14 +382,13 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
             assert!(said.is_empty() || said.contains("is at work"), "{said}");
             again.status.success()
         });
-        assert_eq!(outside(&project, PICTURE), seen, "killed {killed} times");
+        assert_eq!(outside(&project, PICTURE), seen, "{killing:?}");
         assert_eq!(lines(&project), "");
-        if Instant::now() > limit {
+        if killing.killed > 10 && Instant::now() > limit {
             break;
         }
     }
-    eprintln!("killed {killed} times");
-    assert!(killed > 10, "{killed}");
+    assert!(killing.killed > 10, "{killing:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!
 //! `hunt watch` tries to look into every new process before that executes something;
 //! `hunt freeze` stops each as soon as it may; `hunt replace` tries to write the program of each;
+//! `hunt silence SIGNAL WORD` signals the first of them that has WORD on its command line;
 //! `hunt signals` signals everybody; `hunt listen NAME` and `hunt connect NAME FILE` meet at an
 //! abstract socket, where the listener reaches for the other's descriptors.
 #![allow(unsafe_code)]
@@ -222,6 +223,28 @@ fn hunt(how: &str) {
     println!("met {}", spoils.met);
 }
 
+/// Signals the first new process that has `word` on its command line, and is content with it.
+fn silence(signal: &str, word: &str) {
+    let signal: Signal = signal.parse().expect("the name of a signal");
+    let mut prey: Vec<i32> = Vec::new();
+    let mut last = std::process::id().cast_signed();
+    println!("ready");
+    loop {
+        let newest = newest();
+        prey.extend((last + 1..=newest).filter(|pid| exists(*pid)));
+        last = newest;
+        for pid in &prey {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.split(|byte| *byte == 0).any(|own| own == word.as_bytes())
+                && kill(Pid::from_raw(*pid), signal).is_ok()
+            {
+                return;
+            }
+        }
+        prey.retain(|pid| exists(*pid));
+    }
+}
+
 /// Signals everybody that has a number, or that could be meant without one.
 fn signals() {
     // SAFETY: no handler runs.
@@ -267,6 +290,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [how @ ("watch" | "freeze" | "replace")] => hunt(how),
+        ["silence", signal, word] => silence(signal, word),
         ["signals"] => signals(),
         ["listen", name] => listen(name),
         ["connect", name, file] => connect(name, file),
