@@ -82,7 +82,10 @@ impl Layers<'_> {
             let open = |layer: &Frozen| Ok(openat(CWD, layer.upper(), DIRECTORY, Mode::empty())?);
             let frozen = record.layers.project.iter().map(open).collect::<io::Result<_>>()?;
             let lower = openat(project, ".", DIRECTORY, Mode::empty())?;
-            home::remove_tree(root.as_fd(), Path::new(layers::DROPPED), &mut || ())?;
+            // what a run that was killed has left
+            for left in [layers::DROPPED, ASIDE, WHOLE] {
+                clear(&root, left)?;
+            }
             Ok(Layers { record, root, upper, frozen, lower })
         };
         open().with_context(|| format!("cannot open layers '{}'", path.display()))
@@ -159,7 +162,7 @@ impl Layers<'_> {
 
     /// Makes of the whiteout `name` an opaque directory, which hides as much.
     fn replace_whiteout(&self, level: &Level, name: &OsStr, lower: &OwnedFd) -> Result<()> {
-        self.clear_aside()?;
+        clear(&self.root, ASIDE)?;
         mkdirat(&self.root, ASIDE, Mode::RWXU)?;
         let dir = openat(&self.root, ASIDE, DIRECTORY, Mode::empty())?;
         let theirs = fstat(lower)?;
@@ -182,10 +185,6 @@ impl Layers<'_> {
             }
             Some(_) => Ok(unlinkat(upper, name, AtFlags::empty())?),
         }
-    }
-
-    fn clear_aside(&self) -> io::Result<()> {
-        home::remove_tree(self.root.as_fd(), Path::new(ASIDE), &mut || ()).or_else(|_| gone(&self.root, ASIDE))
     }
 
     /// Whether the directory of `level` says nothing that the project's does not.
@@ -236,6 +235,11 @@ fn open_dir(dir: &OwnedFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Removes `name` in `dir`, whatever that is.
+fn clear(dir: &OwnedFd, name: &str) -> io::Result<()> {
+    home::remove_tree(dir.as_fd(), Path::new(name), &mut || ()).or_else(|_| gone(dir, name))
 }
 
 fn gone(dir: &OwnedFd, name: &str) -> io::Result<()> {

@@ -18,7 +18,9 @@ use rustix::process::{Gid, Uid};
 
 use super::super::merge::times;
 use super::super::{frozen, home};
-use super::{ASIDE, DIRECTORY, Layers, OPAQUE, WALK, WHOLE, is_dir, is_opaque, is_whiteout, look, mode, open_dir};
+use super::{
+    ASIDE, DIRECTORY, Layers, OPAQUE, WALK, WHOLE, clear, is_dir, is_opaque, is_whiteout, look, mode, open_dir,
+};
 
 /// As deep as a directory is copied: each level has two descriptors open.
 const DEEPEST: u32 = 400;
@@ -113,7 +115,7 @@ impl Layers<'_> {
                 None => Ok(()),
             };
         }
-        self.clear_aside()?;
+        clear(&self.root, ASIDE)?;
         match (&level.project, theirs) {
             (Some(project), Some(_)) => {
                 self.copy(project, target, &self.root, OsStr::new(ASIDE), 0, progress)?;
@@ -168,7 +170,7 @@ impl Layers<'_> {
         let mut above = self.upper.try_clone()?;
         for level in levels.iter_mut().skip(1) {
             if level.upper.is_none() {
-                self.clear_aside()?;
+                clear(&self.root, ASIDE)?;
                 mkdirat(&self.root, ASIDE, Mode::RWXU)?;
                 let dir = openat(&self.root, ASIDE, DIRECTORY, Mode::empty())?;
                 match (level.frozen.first(), &level.project) {
