@@ -151,6 +151,58 @@ fn a_delete_syncs_each_file_once() {
     assert!(calls.len() <= 310, "{} calls", calls.len());
 }
 
+/// Where in `calls` the first is that is `what` and has all of `parts`.
+fn find(calls: &[String], what: &str, parts: &[&str]) -> Option<usize> {
+    calls.iter().position(|call| name(call).starts_with(what) && parts.iter().all(|part| call.contains(part)))
+}
+
+#[test]
+fn a_fork_syncs_what_a_create_does_and_the_record_of_its_parent() {
+    let Some(_counting) = counting() else { return };
+    let project = Project::new();
+    let parent = project.create(&["--project", "cow"]);
+    project.sh("echo x >~/file; echo x >file");
+    project.must("stop");
+    let words: [OsString; 4] = [tool_file("lbx-env").into(), "create".into(), "--from".into(), parent.clone().into()];
+    let calls = calls(&words);
+    let syncs = count(&calls, &["fsync", "fdatasync", "syncfs", "sync"]);
+    assert!(syncs <= 6, "{syncs} syncs");
+    assert_eq!(count(&calls, &["execve"]), 1, "no other program");
+    // whatever is on the disk first, the rest follows in this order
+    let records = [format!("{parent}/record.json"), format!("app-1{}/record.json", &parent[3..])];
+    let home = format!("\"/home/{parent}\", ");
+    let order = [
+        find(&calls, "rename", &[&records[0]]),
+        find(&calls, "rename", &[&home]),
+        find(&calls, "rename", &["project/upper\", "]),
+        find(&calls, "rename", &[&records[1]]),
+    ];
+    assert!(order.is_sorted() && order[0].is_some(), "{order:?} in {calls:#?}");
+}
+
+#[test]
+fn a_home_on_another_file_system_moves_after_the_record_is_on_the_disk() {
+    let Some(_counting) = counting() else { return };
+    let project = Project::new();
+    let log = project.base().join("strace");
+    let (tool, name) = (tool_file("lbx-env").display().to_string(), project.name());
+    let script = "mount -t tmpfs none /home && \"$1\" create -q \"$3\" && echo x >\"/home/$2/file\" &&
+        strace -f -qq -y -o \"$4\" -- \"$1\" create --from \"$2\" && \"$1\" delete -f \"$2\" \"app-1${2#app}\"";
+    let arguments = ["--mount", "--propagation", "private", "sh", "-c", script, "sh"];
+    let mut unshare = command("unshare");
+    unshare.args(arguments).args([&tool, &name]).arg(project.path()).arg(&log).assert().success();
+    let calls: Vec<String> =
+        read(&log).lines().filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned())).collect();
+    let order = [
+        find(&calls, "rename", &[&format!("{name}/record.json")]),
+        find(&calls, "fsync", &[&format!("envs/{name}>")]),
+        find(&calls, "rename", &[&format!("\"/home/{name}\", ")]),
+        find(&calls, "fsync", &["</home>"]),
+        find(&calls, "rename", &[&format!("app-1{}/record.json", &name[3..])]),
+    ];
+    assert!(order.is_sorted() && order[0].is_some(), "{order:?} in {calls:#?}");
+}
+
 #[test]
 fn a_diff_reads_what_was_changed_and_not_the_tree() {
     let Some(_counting) = counting() else { return };

@@ -1,12 +1,14 @@
 //! Forks: new environments that begin with what another one has written, and share it. Nothing is copied
 //! but what tells since when the layers of a project count.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
+use lbx::caller::Caller;
 use lbx::layer::{self, Base, Stack};
 use lbx::record::{self, Origin, Ownership, Project, Record, Source};
 use lbx::snapshot::Snapshot;
@@ -14,8 +16,9 @@ use lbx::{Failure, Name, Result, operand};
 use lbx_env::Settings;
 
 use super::accounts::{self, Ids, Wanted};
+use super::frozen::Freeze;
 use super::project::{self, Opened, Right};
-use super::store::{self, Lock};
+use super::store::{self, Aside, Lock};
 use super::{Creation, Held, Session, Turn, apply, create_plan, frozen, home, layers, require_writable, view};
 
 /// What forks are made from, and what they are to be.
@@ -30,8 +33,8 @@ struct Parent {
 #[derive(Default)]
 struct Start {
     layers: Stack,
-    /// What is to be synced before a record of a fork names the layers.
-    moved: Vec<PathBuf>,
+    /// What its parent has written, and is frozen when all accounts are there.
+    freeze: Cell<Option<Freeze>>,
     /// [`layer::base_file`] and [`layer::applied_file`], where the project is as the parent has it.
     base: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -85,14 +88,21 @@ impl Session<'_> {
             |made| {
                 let names: Vec<&Name> = made.iter().map(|new| &new.name).collect();
                 let wanted: Vec<_> = names.iter().map(|name| (*name, &parent.project, Wanted::Fresh)).collect();
-                let made = self.accounts(&wanted);
-                match frozen::hold(&start.layers, &names, &start.moved) {
-                    Ok(()) => made,
+                let accounts = names.iter().zip(self.accounts(&wanted));
+                let records: Vec<Result<(Record, Aside)>> = accounts
+                    .map(|(name, account)| {
+                        let record = forked(name, &parent, &from, &start, account?, &self.caller);
+                        let aside = Aside::record(&record)?;
+                        Ok((record, aside))
+                    })
+                    .collect();
+                match start.settle(&names, &records) {
+                    Ok(()) => records,
                     Err(e) => names.iter().map(|_| Err(Failure::again(&e).into())).collect(),
                 }
             },
-            |New { name, lock }, account| match account
-                .and_then(|account| self.make_fork(&name, &parent, &from, &start, account))
+            |New { name, lock }, record| match record
+                .and_then(|(record, aside)| self.make_fork(record, aside, &parent, &from, &start))
             {
                 Ok(record) => creation.answer(&record),
                 Err(e) => Err(self.undo(&name, lock, e)),
@@ -159,16 +169,10 @@ impl Session<'_> {
         Ok(Turn::Begun(New { name: name.clone(), lock }))
     }
 
-    /// Makes what the fork `name`, whose lock is held, has beside its account: the record last.
-    fn make_fork(
-        &self,
-        name: &Name,
-        parent: &Parent,
-        from: &Source,
-        start: &Start,
-        (ids, ownership): (Ids, Ownership),
-    ) -> Result<Record> {
-        let record = forked(name, parent, from, start, (ids, ownership, self.caller.uid));
+    /// Makes what the fork of `record`, whose lock is held, has beside its account; what is written `aside` is
+    /// put in force last.
+    fn make_fork(&self, record: Record, aside: Aside, parent: &Parent, from: &Source, start: &Start) -> Result<Record> {
+        let name = &record.name;
         frozen::renew_home(&record, record.layers.home.first())?;
         view::make_private(&record)?;
         if let Some((base, applied)) = &start.base {
@@ -176,9 +180,25 @@ impl Session<'_> {
         }
         layers::make(&record, &parent.project)?;
         store::touch(&record::last_used_file(name))?;
-        store::save(&record)?;
+        aside.place()?;
         self.note(|| format!("created environment '{name}' from '{from}'"));
         Ok(record)
+    }
+}
+
+impl Start {
+    /// Has the layers there for the forks of `names`, and all their records on the disk; nothing where there
+    /// is none.
+    fn settle(&self, names: &[&Name], records: &[Result<(Record, Aside)>]) -> Result<()> {
+        if records.iter().all(Result::is_err) {
+            return Ok(());
+        }
+        let freeze = self.freeze.take();
+        let asides = records.iter().flatten().map(|(_, aside)| aside);
+        store::sync(&asides.chain(freeze.as_ref().and_then(Freeze::aside)).collect::<Vec<_>>())?;
+        // how much of this power leaves does not matter: a record of a fork comes to the disk after it
+        freeze.map_or(Ok(()), |freeze| freeze.act().map(drop))?;
+        frozen::hold(&self.layers, names)
     }
 }
 
@@ -198,7 +218,8 @@ fn forked(
     parent: &Parent,
     from: &Source,
     start: &Start,
-    (ids, ownership, caller): (Ids, Ownership, u32),
+    (ids, ownership): (Ids, Ownership),
+    caller: &Caller,
 ) -> Record {
     let of = &parent.record;
     let origin = Origin {
@@ -207,7 +228,7 @@ fn forked(
         owner: parent.project.owner,
         ownership,
         // who has files of the further paths mapped is who was asked whether they may have them; root may
-        creator: if caller == 0 { of.creator } else { caller },
+        creator: if caller.uid == 0 { of.creator } else { caller.uid },
     };
     let mut record = Record::new(origin, ids.uid, ids.gid, of.shell.clone(), of.options.clone());
     record.labels.clone_from(&of.labels);
@@ -218,7 +239,8 @@ fn forked(
     record
 }
 
-/// What forks of `parent`, whose lock is held, start with: what it has written, frozen now, or a snapshot.
+/// What forks of `parent`, whose lock is held, start with: what it has written, about to be frozen, or a
+/// snapshot.
 fn start(parent: &Parent, from: &Source) -> Result<Start> {
     let Parent { record, settings, .. } = parent;
     let is_cow = settings.project == Some(Project::Cow);
@@ -227,7 +249,7 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
             .hint("forks show them with --project cow")),
         false => Ok(()),
     };
-    let ((layers, moved), base) = match &from.tag {
+    let (layers, freeze, base) = match &from.tag {
         None => {
             if lbx::holder::find(&from.name)?.is_some() {
                 return Err(Failure::new(format!("environment '{}' is running", from.name))
@@ -237,18 +259,19 @@ fn start(parent: &Parent, from: &Source) -> Result<Start> {
             let is_changed = record.options.project == Project::Cow
                 && !(layers::is_empty(&from.name)? && record.layers.project.is_empty());
             require_shown(is_changed)?;
-            (frozen::freeze_but_sync(record)?, base_of(&from.name)?)
+            let freeze = Freeze::prepare(record)?;
+            (freeze.layers().clone(), Some(freeze), base_of(&from.name)?)
         }
         Some(tag) => {
             let snapshot = Snapshot::load(&from.name, tag)?.with_context(|| format!("no such snapshot: {from}"))?;
             require_shown(!snapshot.layers.project.is_empty())?;
             // what was applied since may be newer than what it holds
             let base = snapshot.base.unwrap_or(Base::UNKNOWN).text()?;
-            ((snapshot.layers, Vec::new()), (base, Vec::new()))
+            (snapshot.layers, None, (base, Vec::new()))
         }
     };
     let has_base = is_cow && record.options.project == Project::Cow;
-    Ok(Start { layers, moved, base: has_base.then_some(base) })
+    Ok(Start { layers, freeze: Cell::new(freeze), base: has_base.then_some(base) })
 }
 
 /// When the layers of `name` began, and what was applied of them.

@@ -22,8 +22,11 @@ use rustix::process::{Gid, Uid};
 
 use super::accounts::Ids;
 use super::project;
+use super::store::Aside;
 use super::{home, layers, merge, store, view};
 
+/// The directory of [`FROZEN_HOMES`] that is no layer's.
+const WORK: &str = "work";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// As many layers as a home or a project has at most: their names must fit into 256 bytes.
@@ -35,7 +38,7 @@ const TRIES: u32 = 100;
 
 /// Where overlayfs prepares what it puts into the home of `name`.
 pub(crate) fn home_work(name: &Name) -> PathBuf {
-    Path::new(FROZEN_HOMES).join("work").join(name)
+    Path::new(FROZEN_HOMES).join(WORK).join(name)
 }
 
 /// The ids of files that `record`'s environment makes in a layer over its project.
@@ -87,57 +90,98 @@ pub(crate) fn describe(record: &Record) -> Vec<String> {
 /// Freezes what the environment of `record` has written, and returns its layers as they are recorded now.
 /// It does not run, and its lock is held. Where nothing was written since the last time, nothing is done.
 pub(crate) fn freeze(record: &Record) -> Result<Stack> {
-    let (stack, moved) = freeze_but_sync(record)?;
-    store::sync_dirs(&moved).map(|()| stack)
+    let freeze = Freeze::prepare(record)?;
+    store::sync(freeze.aside().as_slice())?;
+    let (stack, changed) = freeze.act()?;
+    store::sync_dirs(&changed).map(|()| stack)
 }
 
-/// As [`freeze`]; the directories that it also returns are to be synced before another record names the layers.
-pub(crate) fn freeze_but_sync(record: &Record) -> Result<(Stack, Vec<PathBuf>)> {
-    let mut wanted = record.clone();
-    wanted.layers = make_room(record, &mut || ())?;
-    let record = &wanted.clone();
-    let parts = Parts::of(record)?;
-    if parts == (Parts { home: false, project: false }) {
-        return Ok((wanted.layers, Vec::new()));
-    }
-    let name = &record.name;
-    let id = new_id()?;
-    let frozen = |ids: Ids| Frozen { id: id.clone(), uid: ids.uid, gid: ids.gid };
-    for (is, list, ids) in [
-        (parts.home, &mut wanted.layers.home, Ids { uid: record.uid, gid: record.gid }),
-        (parts.project, &mut wanted.layers.project, project_ids(record)),
-    ] {
-        if is {
-            list.insert(0, frozen(ids));
+/// A freeze that is prepared: all that needs room is there, and nothing is changed. Dropped, it is gone.
+pub(crate) struct Freeze {
+    before: Record,
+    wanted: Record,
+    /// The record that is wanted; none where there is nothing to freeze.
+    aside: Option<Aside>,
+}
+
+impl Freeze {
+    /// Prepares to freeze what the environment of `record` has written. It does not run, and its lock is held
+    /// until this is acted on or dropped.
+    pub(crate) fn prepare(record: &Record) -> Result<Freeze> {
+        let mut before = record.clone();
+        before.layers = make_room(record, &mut || ())?;
+        let mut freeze = Freeze { wanted: before.clone(), before, aside: None };
+        let parts = Parts::of(&freeze.before)?;
+        if parts != (Parts { home: false, project: false }) {
+            let prepared = freeze.make(parts);
+            if let Err(e) = prepared {
+                let _ = release(&freeze.before.name, &mut || ());
+                return Err(e.context("nothing was frozen"));
+            }
         }
+        Ok(freeze)
     }
-    wanted.renew_schema();
-    // all that needs room comes before the record does
-    let prepared = || -> Result<()> {
+
+    fn make(&mut self, parts: Parts) -> Result<()> {
+        let record = &self.before;
+        let id = new_id()?;
+        let frozen = |ids: Ids| Frozen { id: id.clone(), uid: ids.uid, gid: ids.gid };
+        for (is, list, ids) in [
+            (parts.home, &mut self.wanted.layers.home, Ids { uid: record.uid, gid: record.gid }),
+            (parts.project, &mut self.wanted.layers.project, project_ids(record)),
+        ] {
+            if is {
+                list.insert(0, frozen(ids));
+            }
+        }
+        self.wanted.renew_schema();
         if parts.home && record.layers.home.is_empty() {
-            require_layers(name)?;
+            require_layers(&record.name)?;
         }
-        make(&id, name)?;
+        make(&id, &record.name)?;
         if parts.home {
             make_homes(&id)?;
         }
-        store::save(&wanted)?;
-        sync(&lbx::record::dir(name))
-    };
-    if let Err(e) = prepared() {
-        // unless the record is the new one by now
-        let _ = release(name, &mut || ());
-        return Err(e.context("nothing was frozen"));
+        self.aside = Some(Aside::record(&self.wanted)?);
+        Ok(())
     }
-    let moved = complete_but_sync(&wanted).inspect_err(|_| {
-        // nothing was moved: it may be as if it had not been tried
-        let moved =
-            wanted.layers.iter().any(|layer| layer.id == id && (layer.home().exists() || layer.upper().exists()));
-        if !moved && store::save(record).is_ok() {
-            let _ = release(name, &mut || ());
+
+    /// The layers as they are to be recorded.
+    pub(crate) fn layers(&self) -> &Stack {
+        &self.wanted.layers
+    }
+
+    /// What is to be synced before this is acted on.
+    pub(crate) fn aside(&self) -> Option<&Aside> {
+        self.aside.as_ref()
+    }
+
+    /// Freezes. Returns the layers, which may be named now, and the directories that are to be synced for all
+    /// this to outlive a loss of power.
+    pub(crate) fn act(mut self) -> Result<(Stack, Vec<PathBuf>)> {
+        let Some(aside) = self.aside.take() else { return Ok((self.wanted.layers.clone(), Vec::new())) };
+        let name = &self.before.name;
+        let acted = aside.place().and_then(|()| complete_but_sync(&self.wanted));
+        let mut changed = acted.inspect_err(|_| {
+            // nothing was moved: it may be as if it had not been tried
+            let is_old = |layer: &Frozen| self.before.layers.iter().any(|old| old.id == layer.id);
+            let moved = |layer: &Frozen| layer.home().exists() || layer.upper().exists();
+            let has_moved = self.wanted.layers.iter().any(|layer| !is_old(layer) && moved(layer));
+            if !has_moved && store::save(&self.before).is_ok() {
+                let _ = release(name, &mut || ());
+            }
+        })?;
+        changed.push(lbx::record::dir(name));
+        Ok((self.wanted.layers.clone(), changed))
+    }
+}
+
+impl Drop for Freeze {
+    fn drop(&mut self) {
+        if self.aside.take().is_some() {
+            let _ = release(&self.before.name, &mut || ());
         }
-    })?;
-    Ok((wanted.layers, moved))
+    }
 }
 
 /// Where a freeze of `record` would make more layers than there may be, copies them into one, and returns the
@@ -214,17 +258,25 @@ fn complete_but_sync(record: &Record) -> Result<Vec<PathBuf>> {
     if let Some(top) = record.layers.home.first() {
         let (home, frozen) = (home::path(name), top.home());
         let to_move = !is_there(&frozen)?;
+        let is_apart = to_move && is_apart()?;
         if to_move {
             require_own(record, top, record.uid)?;
             make(&top.id, name)?;
             make_homes(&top.id)?;
+            if is_apart {
+                store::sync_dirs(&[lbx::record::dir(name), top.root()])?;
+            }
             move_aside(&home, &frozen)?;
         }
         if !is_there(&home)? {
             renew_home(record, Some(top))?;
         }
         if to_move {
-            moved.extend([frozen.parent().unwrap_or(&frozen).to_owned(), home.parent().unwrap_or(&home).to_owned()]);
+            let homes = [&frozen, &home].map(|dir| dir.parent().unwrap_or(dir).to_owned());
+            if is_apart {
+                store::sync_dirs(&homes)?;
+            }
+            moved.extend(homes);
         }
         make_dir(&home_work(name))?;
     }
@@ -244,6 +296,16 @@ fn complete_but_sync(record: &Record) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(moved)
+}
+
+/// Whether homes and records are of two file systems, whose changes come to the disk in any order. Those of one
+/// come in the order in which they were made, or at once.
+fn is_apart() -> Result<bool> {
+    let device = |path: &'static str| {
+        let meta = fs::metadata(path).with_context(|| format!("cannot look at '{path}'"))?;
+        Ok::<_, anyhow::Error>(meta.dev())
+    };
+    Ok(device(FROZEN_HOMES)? != device(FROZEN)?)
 }
 
 /// Fails unless the layer `top`, which is not there, can be one that `record`'s environment has begun to
@@ -330,13 +392,12 @@ pub(crate) fn copy_attributes(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd
 }
 
 /// Marks that the environments of `names` need all layers of `stack`, which nobody removes meanwhile: the
-/// lock of another that needs them is held. Syncs the directories that were `moved`, too, in the time of one.
-pub(crate) fn hold(stack: &Stack, names: &[&Name], moved: &[PathBuf]) -> Result<()> {
+/// lock of another that needs them is held.
+pub(crate) fn hold(stack: &Stack, names: &[&Name]) -> Result<()> {
     let layers: BTreeSet<PathBuf> = stack.iter().map(Frozen::root).collect();
-    let all: Vec<PathBuf> = layers.iter().map(|layer| layer.join(USERS)).collect();
-    for (layer, users) in layers.iter().zip(&all) {
+    for layer in layers {
         for name in names {
-            let file = users.join(name);
+            let file = layer.join(USERS).join(name);
             match File::create(&file) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     return Err(Failure::new(format!("a frozen layer is missing: {}", layer.display())).into());
@@ -345,7 +406,7 @@ pub(crate) fn hold(stack: &Stack, names: &[&Name], moved: &[PathBuf]) -> Result<
             }
         }
     }
-    store::sync_dirs(&[&all, moved].concat())
+    Ok(())
 }
 
 /// Removes what no environment needs any more, now that what `name` needs has changed. Its lock is held.
@@ -446,7 +507,7 @@ fn remove(path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
 
 /// Removes the directories of all layers, where they are empty: who needs them makes them anew.
 fn remove_empty() {
-    for dir in [&*Path::new(FROZEN_HOMES).join("work"), Path::new(FROZEN_HOMES), Path::new(FROZEN)] {
+    for dir in [&*Path::new(FROZEN_HOMES).join(WORK), Path::new(FROZEN_HOMES), Path::new(FROZEN)] {
         let _ = fs::remove_dir(dir);
     }
 }
@@ -539,7 +600,7 @@ fn new_id() -> Result<String> {
 }
 
 /// Fails where the home of `name` could not be a layer: on another file system than those beside it, or on
-/// one that has no upper layers. Nothing is left of the try.
+/// one that has no upper layers. That is tried unless there are frozen homes; nothing is left of the try.
 fn require_layers(name: &Name) -> Result<()> {
     let home = home::path(name);
     let refuse = |why: &str| {
@@ -560,6 +621,9 @@ fn require_layers(name: &Name) -> Result<()> {
         if mount(&home)? != mount(&dir)? {
             return Err(refuse("it is a mount of its own").into());
         }
+        if has_frozen_homes()? {
+            return Ok(());
+        }
         for part in ["lower", "upper", "work"] {
             mkdir(&dir.join(part)).with_context(|| format!("cannot make '{}'", dir.join(part).display()))?;
         }
@@ -569,6 +633,17 @@ fn require_layers(name: &Name) -> Result<()> {
     let done = tried();
     remove(&dir, &mut || ())?;
     done
+}
+
+/// Whether a home was frozen here before.
+fn has_frozen_homes() -> Result<bool> {
+    let cannot = || format!("cannot read directory: {FROZEN_HOMES}");
+    for entry in fs::read_dir(FROZEN_HOMES).with_context(cannot)? {
+        if entry.with_context(cannot)?.file_name() != WORK {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

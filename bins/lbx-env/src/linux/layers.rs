@@ -86,8 +86,7 @@ pub(crate) fn make(record: &Record, project: &Opened) -> Result<()> {
 
 /// Keeps since when the layers of `name` count.
 pub(crate) fn keep_base(name: &Name, base: Base) -> Result<()> {
-    let file = layer::base_file(name);
-    store::replace(&file, &base.text()?, 0o600).with_context(|| format!("cannot write '{}'", file.display()))
+    store::replace(&layer::base_file(name), &base.text()?, 0o600)
 }
 
 /// The top of the upper layer is what the project itself shows as inside: of its owner and mode. It is

@@ -609,7 +609,7 @@ impl Session<'_> {
         view::make_private(&record)?;
         layers::make(&record, &opened)?;
         frozen::require(&record.layers)?;
-        frozen::hold(&record.layers, &[&record.name], &[])?;
+        frozen::hold(&record.layers, &[&record.name])?;
         self.release(&record.name, &mut || ());
         store::touch(&record::last_used_file(&record.name))
     }

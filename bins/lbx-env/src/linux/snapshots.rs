@@ -218,10 +218,9 @@ fn is_kept(record: &Record) -> Result<bool> {
 
 fn write(snapshot: &Snapshot) -> Result<()> {
     store::make_dir(&snapshot::dir(&snapshot.name), 0o755)?;
-    let file = snapshot::file(&snapshot.name, &snapshot.tag);
     let mut text = serde_json::to_vec(snapshot)?;
     text.push(b'\n');
-    store::replace(&file, &text, 0o644).with_context(|| format!("cannot write snapshot '{}'", file.display()))
+    store::replace(&snapshot::file(&snapshot.name, &snapshot.tag), &text, 0o644)
 }
 
 /// The layers of `name`, whose record is damaged: those that it still names, else those of the newest

@@ -106,13 +106,69 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
     make().with_context(|| format!("cannot make directory '{}'", path.display()))
 }
 
-/// Writes `record` so that a reader, and a crash at any instant, sees the old one or the new one.
+/// A file that is written beside the one whose place it takes, and neither synced nor in force. Dropped, it
+/// is gone.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    file: File,
+    path: PathBuf,
+    is_placed: bool,
+}
+
+impl Aside {
+    /// Writes `record` aside.
+    pub(crate) fn record(record: &Record) -> Result<Aside> {
+        make_findable(record)?;
+        let mut text = serde_json::to_vec(record)?;
+        text.push(b'\n');
+        Aside::write(&record::file(&record.name), &text, 0o644)
+    }
+
+    fn write(path: &Path, text: &[u8], mode: u32) -> Result<Aside> {
+        let write = || -> io::Result<Aside> {
+            let beside = beside(path);
+            remove_file(&beside)?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(beside)?;
+            let mut aside = Aside { file, path: path.to_owned(), is_placed: false };
+            aside.file.set_permissions(fs::Permissions::from_mode(mode))?;
+            aside.file.write_all(text)?;
+            Ok(aside)
+        };
+        write().with_context(|| format!("cannot write '{}'", path.display()))
+    }
+
+    /// What is in it outlives a loss of power.
+    fn sync(&self) -> Result<()> {
+        self.file.sync_all().with_context(|| format!("cannot write '{}'", self.path.display()))
+    }
+
+    /// Puts it, which is synced, in its place: a reader, and a crash at any instant, sees the old one or the
+    /// new one.
+    pub(crate) fn place(mut self) -> Result<()> {
+        fs::rename(beside(&self.path), &self.path)
+            .with_context(|| format!("cannot write '{}'", self.path.display()))?;
+        self.is_placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.is_placed {
+            let _ = remove_file(&beside(&self.path));
+        }
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Replaces the record in force by `record`.
 pub(crate) fn save(record: &Record) -> Result<()> {
-    make_findable(record)?;
-    let path = record::file(&record.name);
-    let mut text = serde_json::to_vec(record)?;
-    text.push(b'\n');
-    replace(&path, &text, 0o644).with_context(|| format!("cannot write record '{}'", path.display()))
+    let aside = Aside::record(record)?;
+    aside.sync()?;
+    aside.place()
 }
 
 /// Makes what leads from the path of `record` to its name, where that is another than the path gives.
@@ -135,24 +191,39 @@ pub(crate) fn touch(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot make '{}'", path.display()))
 }
 
-/// What was made or renamed in `dirs` outlives a loss of power. All are synced at once, which takes the time
-/// of one. The threads have ended when this returns: nothing is forked beside them.
+/// What was made or renamed in `dirs` outlives a loss of power.
 pub(crate) fn sync_dirs(dirs: &[PathBuf]) -> Result<()> {
-    let sync = |dir: &Path| {
+    let sync = |dir: &PathBuf| {
         File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync '{}'", dir.display()))
     };
-    let Some((first, others)) = dirs.split_first() else { return Ok(()) };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            others.iter().map(|dir| (dir, std::thread::Builder::new().spawn_scoped(scope, || sync(dir)))).collect();
-        let mut synced = vec![sync(first)];
-        // out of processes, or one that ended otherwise: once more, then
-        let again = |(dir, thread): (&PathBuf, io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>)| {
-            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| sync(dir))
-        };
-        synced.extend(threads.into_iter().map(again));
-        synced.into_iter().collect()
-    })
+    at_once(dirs, sync)
+}
+
+/// What is in `asides` outlives a loss of power.
+pub(crate) fn sync(asides: &[&Aside]) -> Result<()> {
+    at_once(asides, |aside| aside.sync())
+}
+
+/// Syncs each of `all` by `sync`, some at once, which takes the time of one. The threads have ended when this
+/// returns: nothing is forked beside them.
+fn at_once<T: Sync>(all: &[T], sync: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    const AT_ONCE: usize = 32;
+    let sync = &sync;
+    for some in all.chunks(AT_ONCE) {
+        let (first, others) = some.split_first().context("a chunk has something")?;
+        std::thread::scope(|scope| -> Result<()> {
+            let start = |one| (one, std::thread::Builder::new().spawn_scoped(scope, move || sync(one)));
+            let threads: Vec<_> = others.iter().map(start).collect();
+            let mut synced = vec![sync(first)];
+            // out of processes, or one that ended otherwise: once more, then
+            let again = |(one, thread): (&T, io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>)| {
+                thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| sync(one))
+            };
+            synced.extend(threads.into_iter().map(again));
+            synced.into_iter().collect()
+        })?;
+    }
+    Ok(())
 }
 
 /// Writes the file `path`, root's alone, in place of one that is there; where it is on the disk does not matter.
@@ -163,19 +234,10 @@ pub(crate) fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 /// Replaces the file `path`: written aside, synced, renamed.
-pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
-    let aside = path.with_extension("new");
-    remove_file(&aside)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
-    let written = file
-        .set_permissions(fs::Permissions::from_mode(mode))
-        .and_then(|()| file.write_all(text))
-        .and_then(|()| file.sync_all());
-    if let Err(e) = written.and_then(|()| fs::rename(&aside, path)) {
-        let _ = remove_file(&aside);
-        return Err(e);
-    }
-    Ok(())
+pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
+    let aside = Aside::write(path, text, mode)?;
+    aside.sync()?;
+    aside.place()
 }
 
 /// Removes the file `path`; that there is none is no failure.

@@ -13,9 +13,12 @@ const EIGHT: [&str; 2] = ["--count", "8"];
 const EIGHT_OF: &str = "eight forks of one with 1 GiB in its home and 50,000 changed files";
 
 pub(crate) fn figures() -> Vec<Figure> {
-    // the last environment that goes takes along what all share
+    // the last environment that goes takes along what all share, and the last that was forked what forks do
     let other = Project::new();
-    other.create(&[]);
+    let name = other.create(&[]);
+    other.sh("echo x >~/file");
+    other.must("stop");
+    env(&["create", "--from", &name, "--name", "other"]);
     other.must("start");
     let mut figures = vec![
         Figure::ratio(
