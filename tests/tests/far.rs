@@ -628,7 +628,8 @@ fn a_frame_that_may_not_come_ends_the_call_and_says_why() {
     assert!(!exists("/ran"));
 
     let project = running();
-    let flood = data(65536).repeat(WINDOW as usize / 65536 + 1);
+    // the command's pipe takes a part of it
+    let flood = data(65536).repeat(2 * WINDOW as usize / 65536 + 1);
     let behind_the_end = [Frame::End(Stream::Stdin).bytes(), data(1)].concat();
     let during: &[(&[u8], &str)] = &[
         (&call("lbx-ls", &[]), "frame out of order: a second call"),

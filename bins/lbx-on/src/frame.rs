@@ -17,6 +17,10 @@ pub const FRAME_MAX: usize = 256 * 1024 + 64;
 /// As much of each stream may be under way.
 pub const WINDOW: u32 = 2 * 1024 * 1024;
 const HEADER: usize = 5;
+/// As much as is read at first of what may be little: more costs a short call more than all else.
+pub const DATA_FEW: usize = 4096;
+/// Whoever reads or writes as much at once has more to come: ssh passes on half as much as a frame holds.
+pub const DATA_MUCH: usize = DATA_MAX / 2;
 
 /// What flows beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +225,31 @@ impl Frame {
         out[start + 1..start + HEADER].copy_from_slice(&length.to_be_bytes());
     }
 
+    /// Appends a [`Frame::Data`] of `stream` to `out` with what `read` puts into the `most` bytes that it is
+    /// given, where it lies; nothing where that is nothing. Returns how much it is.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn encode_data<E>(
+        stream: Stream,
+        most: usize,
+        out: &mut Vec<u8>,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let (start, head) = (out.len(), HEADER + 1);
+        out.resize(start + head + most, 0);
+        let read = read(&mut out[start + head..]);
+        let length = *read.as_ref().unwrap_or(&0);
+        if length == 0 {
+            out.truncate(start);
+            return read;
+        }
+        out.truncate(start + head + length);
+        let [a, b, c, d] = (length as u32 + 1).to_be_bytes();
+        out[start..start + head].copy_from_slice(&[kind::DATA, a, b, c, d, stream as u8]);
+        read
+    }
+
     /// The frame as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -389,11 +418,16 @@ pub struct Decoder {
 impl Decoder {
     /// Takes what came.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer().extend_from_slice(bytes);
+    }
+
+    /// Where what comes is to be appended.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.at == self.bytes.len() {
             self.bytes.clear();
             self.at = 0;
         }
-        self.bytes.extend_from_slice(bytes);
+        &mut self.bytes
     }
 
     /// The next frame, when it is whole.
@@ -497,6 +531,24 @@ mod tests {
             let chunks: Vec<&[u8]> = bytes.chunks(size).collect();
             assert_eq!(decoded(&chunks).unwrap(), frames, "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn data_that_is_read_into_its_frame_arrives_as_other_data_does() {
+        let mut out = Frame::Ping.bytes();
+        for length in [0, 1, 300, DATA_MAX] {
+            let read = |room: &mut [u8]| {
+                room[..length].fill(7);
+                Ok::<_, ()>(length)
+            };
+            let start = out.len();
+            assert_eq!(Frame::encode_data(Stream::Stderr, DATA_MAX, &mut out, read), Ok(length));
+            let frame = Frame::Data(Stream::Stderr, vec![7; length]).bytes();
+            assert_eq!(out[start..], if length == 0 { Vec::new() } else { frame });
+        }
+        let sent = out.clone();
+        assert_eq!(Frame::encode_data(Stream::Stderr, 1, &mut out, |_| Err("why")), Err("why"));
+        assert_eq!(out, sent);
     }
 
     #[test]

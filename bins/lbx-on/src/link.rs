@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -17,10 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail, printable, say};
 use lbx::{Place, step};
+use lbx_on::frame::{DATA_FEW, DATA_MUCH};
+use rustix::buffer::spare_capacity;
 use rustix::termios::isatty;
 
 use crate::greeting::{Answer, LINE_MAX, Request};
 use crate::guest::{self, Guest};
+use crate::pipe::Width;
 
 /// Seconds without a sign of life after which a place is taken for dead; one that was only away for
 /// less goes on.
@@ -144,28 +148,32 @@ impl Link {
 
     fn of(
         place: &Place,
-        mut read: impl Read + Send + 'static,
-        mut write: impl Write + Send + 'static,
+        read: impl AsFd + Send + 'static,
+        mut write: impl Write + AsFd + Send + 'static,
         ssh: Option<Ssh>,
     ) -> Link {
         let (tell, events) = channel();
         let (out, to_write) = channel::<Vec<u8>>();
         let incoming = tell.clone();
         std::thread::spawn(move || {
-            let mut bytes = vec![0; 4096];
+            let (mut bytes, mut width) = (Vec::with_capacity(DATA_FEW), Width::default());
             loop {
-                let event = match read.read(&mut bytes) {
+                let event = match rustix::io::read(&read, spare_capacity(&mut bytes)) {
                     Ok(0) => Event::Gone(None),
-                    Ok(length) => {
-                        let event = Event::Bytes(bytes[..length].to_vec());
-                        if length == bytes.len() {
-                            // so much memory costs a short call more than all else
-                            bytes.resize(CHUNK, 0);
+                    // so much memory costs a short call more than all else, and a long one less than copies do
+                    Ok(length) if length >= DATA_MUCH || length == bytes.capacity() => {
+                        if length >= DATA_MUCH {
+                            width.widen(&read);
                         }
+                        Event::Bytes(std::mem::replace(&mut bytes, Vec::with_capacity(CHUNK)))
+                    }
+                    Ok(_) => {
+                        let event = Event::Bytes(bytes.clone());
+                        bytes.clear();
                         event
                     }
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) => Event::Gone(Some(e)),
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(e) => Event::Gone(Some(e.into())),
                 };
                 let gone = matches!(event, Event::Gone(_));
                 if incoming.send(event).is_err() || gone {
@@ -174,7 +182,11 @@ impl Link {
             }
         });
         std::thread::spawn(move || {
+            let mut width = Width::default();
             for bytes in to_write {
+                if bytes.len() >= DATA_MUCH {
+                    width.widen(&write);
+                }
                 // the reader sees the end
                 if write.write_all(&bytes).is_err() {
                     return;
@@ -321,6 +333,12 @@ impl Write for Closing {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+impl AsFd for Closing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -18,6 +18,18 @@ mod link;
 #[cfg(target_os = "linux")]
 mod linux;
 mod near;
+#[cfg(target_os = "linux")]
+mod pipe;
+#[cfg(not(target_os = "linux"))]
+mod pipe {
+    /// There is nothing to say about it: the system widens it by itself.
+    #[derive(Default)]
+    pub(crate) struct Width;
+
+    impl Width {
+        pub(crate) fn widen(&mut self, _: impl std::os::fd::AsFd) {}
+    }
+}
 mod signals;
 mod terminal;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lbx::failure::{Failure, Result, fail, status};
 use lbx::{Place, step};
-use lbx_on::frame::{Broken, Call, DATA_MAX, Decoder, Frame, Signal, Stream, WINDOW};
+use lbx_on::frame::{Broken, Call, DATA_FEW, DATA_MAX, Decoder, Frame, Signal, Stream, WINDOW};
 use nix::sys::signal::Signal as Native;
 use rustix::fs::{FileType, OFlags};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -297,11 +297,11 @@ impl Credit {
         }
     }
 
-    /// Waits until something may be sent, and returns how much; `None`: nothing is taken any more.
-    fn wait(&self) -> Option<usize> {
+    /// Waits until something may be sent, and returns how much, `most` at most; `None`: nothing is taken any more.
+    fn wait(&self, most: usize) -> Option<usize> {
         let left = self.left.lock().ok()?;
         let left = self.changed.wait_while(left, |left| *left == Some(0)).ok()?;
-        left.map(|left| (left as usize).min(DATA_MAX))
+        left.map(|left| (left as usize).min(most))
     }
 
     fn spend(&self, count: usize) {
@@ -313,22 +313,27 @@ impl Credit {
 
 /// Sends what is piped in, to its end.
 fn pour_in(out: &Sender<Vec<u8>>, credit: &Credit) {
-    let mut bytes = vec![0; DATA_MAX];
-    while let Some(room) = credit.wait() {
-        let frame = match rustix::io::read(stdin(), &mut bytes[..room]) {
+    let mut most = DATA_FEW;
+    while let Some(room) = credit.wait(most) {
+        let mut frame = Vec::new();
+        match Frame::encode_data(Stream::Stdin, room, &mut frame, |bytes| rustix::io::read(stdin(), bytes)) {
             Err(rustix::io::Errno::INTR) => continue,
             Err(rustix::io::Errno::AGAIN) => {
                 wait_for_input(None);
                 continue;
             }
-            Ok(0) | Err(_) => Frame::End(Stream::Stdin),
+            Ok(0) | Err(_) => {
+                let _ = out.send(Frame::End(Stream::Stdin).bytes());
+                return;
+            }
             Ok(length) => {
                 credit.spend(length);
-                Frame::Data(Stream::Stdin, bytes[..length].to_vec())
+                if length == most {
+                    most = DATA_MAX;
+                }
             }
-        };
-        let is_end = matches!(frame, Frame::End(_));
-        if out.send(frame.bytes()).is_err() || is_end {
+        }
+        if out.send(frame).is_err() {
             return;
         }
     }
@@ -340,8 +345,7 @@ fn pour_in(out: &Sender<Vec<u8>>, credit: &Credit) {
 
 /// Sends what is typed, as long as keys are this job's. A terminal that is gone is a hang-up.
 fn type_in(out: &Sender<Vec<u8>>, credit: &Credit, tell: &Sender<Event>) {
-    let mut bytes = vec![0; DATA_MAX];
-    while let Some(room) = credit.wait() {
+    while let Some(room) = credit.wait(DATA_FEW) {
         // a read that waits would be a background job's read when the job is sent there
         if !keyboard::is_raw() {
             std::thread::sleep(LOOK_AGAIN);
@@ -351,7 +355,8 @@ fn type_in(out: &Sender<Vec<u8>>, credit: &Credit, tell: &Sender<Event>) {
         if !wait_for_input(Some(LOOK_AGAIN)) || !keyboard::is_raw() {
             continue;
         }
-        match rustix::io::read(stdin(), &mut bytes[..room]) {
+        let mut frame = Vec::new();
+        match Frame::encode_data(Stream::Stdin, room, &mut frame, |bytes| rustix::io::read(stdin(), bytes)) {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Ok(0) | Err(_) => {
                 let _ = tell.send(Event::Signal(Native::SIGHUP));
@@ -359,7 +364,7 @@ fn type_in(out: &Sender<Vec<u8>>, credit: &Credit, tell: &Sender<Event>) {
             }
             Ok(length) => {
                 credit.spend(length);
-                if out.send(Frame::Data(Stream::Stdin, bytes[..length].to_vec()).bytes()).is_err() {
+                if out.send(frame).is_err() {
                     return;
                 }
             }

@@ -12,7 +12,7 @@ use lbx::caller::Caller;
 use lbx::failure::{Result, status};
 use lbx::step;
 use lbx::sys::{self, Disposition};
-use lbx_on::frame::{Broken, Call, DATA_MAX, Decoder, Frame, Signal, Size, Stream, WINDOW};
+use lbx_on::frame::{Broken, Call, DATA_FEW, DATA_MAX, DATA_MUCH, Decoder, Frame, Signal, Size, Stream, WINDOW};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Native, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -29,6 +29,7 @@ use super::agent::Agent;
 use super::spare::{self, Spare};
 use super::tools::Version;
 use crate::greeting::{is_tool, is_wrapper};
+use crate::pipe::Width;
 use crate::terminal;
 
 /// As much as waits to be written to the near end.
@@ -58,7 +59,7 @@ pub(super) fn run(
     for fd in [0, 1] {
         fcntl_setfl(sys::borrow(fd), OFlags::NONBLOCK).context("cannot set up the stream")?;
     }
-    let mut near = Near { decoder: Decoder::default(), out: greeting.into_bytes(), gone: false };
+    let mut near = Near::new(greeting);
     let Some(call) = near.call() else { return Ok(status::FAILED) };
     // what runs a command makes ready for it meanwhile
     if !is_wrapper(&call.tool, &call.words) && !near.confirms() {
@@ -85,10 +86,20 @@ pub(super) fn run(
 struct Near {
     decoder: Decoder,
     out: Vec<u8>,
+    /// So much of it is written already.
+    written: usize,
     gone: bool,
+    /// Of 0 and of 1.
+    widths: [Width; 2],
 }
 
 impl Near {
+    /// What it is told first is `greeting`.
+    fn new(greeting: String) -> Near {
+        let (decoder, out) = (Decoder::default(), greeting.into_bytes());
+        Near { decoder, out, written: 0, gone: false, widths: Default::default() }
+    }
+
     /// The first frame; `None`: it is no call, and that is said.
     fn call(&mut self) -> Option<Box<Call>> {
         let why = match self.next()? {
@@ -146,27 +157,48 @@ impl Near {
 
     /// Takes what is there, if anything is.
     fn read(&mut self) -> bool {
-        let mut bytes = Vec::with_capacity(DATA_MAX);
-        match rustix::io::read(sys::borrow(0), spare_capacity(&mut bytes)) {
+        let bytes = self.decoder.buffer();
+        bytes.reserve(DATA_MAX);
+        match rustix::io::read(sys::borrow(0), spare_capacity(bytes)) {
             Ok(0) => self.gone = true,
-            Ok(_) => self.decoder.push(&bytes),
+            Ok(length) => {
+                if length >= DATA_MUCH {
+                    self.widths[0].widen(sys::borrow(0));
+                }
+                return true;
+            }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(_) => self.gone = true,
         }
-        !bytes.is_empty()
+        false
+    }
+
+    /// How much waits to be written.
+    fn waiting(&self) -> usize {
+        self.out.len() - self.written
     }
 
     fn write(&mut self) {
-        match rustix::io::write(sys::borrow(1), &self.out) {
-            Ok(length) => drop(self.out.drain(..length)),
+        match rustix::io::write(sys::borrow(1), &self.out[self.written..]) {
+            Ok(length) => {
+                self.written += length;
+                if self.waiting() > 0 {
+                    self.widths[1].widen(sys::borrow(1));
+                }
+            }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(_) => self.gone = true,
+        }
+        // to move what is left costs as much as to write it: seldom, or when nothing is
+        if self.waiting() == 0 || self.written >= OUT_MAX {
+            self.out.drain(..self.written);
+            self.written = 0;
         }
     }
 
     /// Writes all, as long as anybody takes it.
     fn flush(&mut self) {
-        while !self.out.is_empty() && !self.gone {
+        while self.waiting() > 0 && !self.gone {
             let mut fds = [
                 PollFd::from_borrowed_fd(sys::borrow(1), PollFlags::OUT),
                 PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN),
@@ -186,9 +218,55 @@ impl Near {
 /// What flows to the tool.
 struct Sink {
     fd: OwnedFd,
-    queue: VecDeque<u8>,
+    queue: Queue,
     /// Taken since the near end was told.
     taken: u32,
+    width: Width,
+}
+
+/// What waits for the tool, in the pieces in which it came.
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Vec<u8>>,
+    /// So much of the first is taken already.
+    taken: usize,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn push(&mut self, piece: Vec<u8>) {
+        match self.pieces.back_mut() {
+            // thousands of small ones would be more than they hold
+            Some(last) if last.len() + piece.len() <= DATA_MAX => last.extend(piece),
+            _ => self.pieces.push_back(piece),
+        }
+    }
+
+    fn bytes(&self) -> impl Iterator<Item = &u8> {
+        self.pieces.iter().flatten().skip(self.taken)
+    }
+
+    /// The first of what waits.
+    fn first(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| &piece[self.taken..])
+    }
+
+    /// Drops the first `count` bytes.
+    fn take(&mut self, mut count: usize) {
+        while let Some(piece) = self.pieces.front() {
+            let left = piece.len() - self.taken;
+            if count < left {
+                self.taken += count;
+                return;
+            }
+            count -= left;
+            self.taken = 0;
+            self.pieces.pop_front();
+        }
+    }
 }
 
 /// What flows from the tool.
@@ -196,6 +274,9 @@ struct Source {
     fd: OwnedFd,
     stream: Stream,
     window: u32,
+    /// As much is read at once.
+    most: usize,
+    width: Width,
     /// It is the pty: what the tool wrote last may come a little later.
     is_terminal: bool,
     /// Nothing is there for now, and the tool has ended.
@@ -365,7 +446,8 @@ impl Far {
 
     fn source(&mut self, fd: OwnedFd, stream: Stream, is_terminal: bool) -> io::Result<()> {
         fcntl_setfl(&fd, OFlags::NONBLOCK)?;
-        self.sources.push(Source { fd, stream, window: WINDOW, is_terminal, dry: false, gone: false });
+        let (most, width) = (DATA_FEW, Width::default());
+        self.sources.push(Source { fd, stream, window: WINDOW, most, width, is_terminal, dry: false, gone: false });
         Ok(())
     }
 
@@ -447,7 +529,7 @@ impl Far {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         if !near.gone {
             fds.push(PollFd::from_borrowed_fd(sys::borrow(0), PollFlags::IN));
-            if !near.out.is_empty() && !self.has_time() {
+            if near.waiting() > 0 && !self.has_time() {
                 fds.push(PollFd::from_borrowed_fd(sys::borrow(1), PollFlags::OUT));
             }
         }
@@ -456,7 +538,7 @@ impl Far {
         let sink = self.sink.as_ref().filter(|sink| !sink.queue.is_empty() && !is_held);
         fds.extend(sink.map(|sink| PollFd::from_borrowed_fd(sink.fd.as_fd(), PollFlags::OUT)));
         let at_sources = fds.len();
-        let is_full = near.out.len() >= OUT_MAX;
+        let is_full = near.waiting() >= OUT_MAX;
         let open: Vec<usize> = (0..self.sources.len()).filter(|at| !is_full && self.sources[*at].window > 0).collect();
         fds.extend(open.iter().map(|at| PollFd::from_borrowed_fd(self.sources[*at].fd.as_fd(), PollFlags::IN)));
         let at_gate = fds.len();
@@ -506,7 +588,7 @@ impl Far {
             }
         }
         // what there is to say of the tool's end goes with it
-        if !near.out.is_empty() && !near.gone && ready[0].is_empty() && !is_told && !self.has_time() {
+        if near.waiting() > 0 && !near.gone && ready[0].is_empty() && !is_told && !self.has_time() {
             near.write();
             self.untold = None;
         }
@@ -544,7 +626,7 @@ impl Far {
                 }
                 // closed: what was under way is lost, as in a pipe
                 if let Some(sink) = &mut self.sink {
-                    sink.queue.extend(bytes);
+                    sink.queue.push(bytes);
                 }
                 self.feed(near);
             }
@@ -600,12 +682,12 @@ impl Far {
     /// Makes signals of keys that are held back, as the terminal will when the tool has it.
     fn obey_keys(&mut self) {
         let Some(sink) = &mut self.sink else { return };
-        let found = sink.queue.iter().enumerate().find_map(|(at, byte)| {
+        let found = sink.queue.bytes().enumerate().find_map(|(at, byte)| {
             self.interrupts.iter().find(|(key, _)| key == byte).map(|(_, signal)| (at, *signal))
         });
         if let Some((at, signal)) = found {
             sink.taken += (at + 1) as u32;
-            drop(sink.queue.drain(..=at));
+            sink.queue.take(at + 1);
             self.signal(signal);
         }
     }
@@ -617,13 +699,16 @@ impl Far {
         }
         let Some(sink) = &mut self.sink else { return };
         while !sink.queue.is_empty() {
-            match rustix::io::write(&sink.fd, sink.queue.as_slices().0) {
+            match rustix::io::write(&sink.fd, sink.queue.first()) {
                 Ok(length) => {
-                    drop(sink.queue.drain(..length));
+                    sink.queue.take(length);
                     sink.taken += length as u32;
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::AGAIN) => {
+                    sink.width.widen(&sink.fd);
+                    break;
+                }
                 Err(_) => {
                     near.say(&Frame::Closed(Stream::Stdin));
                     self.sink = None;
@@ -646,15 +731,17 @@ impl Far {
     fn drain(&mut self, at: usize, near: &mut Near) {
         let has_ended = self.ended.is_some();
         let source = &mut self.sources[at];
-        let mut bytes: Vec<u8> = Vec::with_capacity(DATA_MAX);
-        let most = DATA_MAX.min(source.window as usize);
-        let read = rustix::io::read(&source.fd, &mut bytes.spare_capacity_mut()[..most]);
-        match read.map(|(read, _)| read.to_vec()) {
-            Ok(read) if !read.is_empty() => {
-                source.window -= read.len() as u32;
+        let most = source.most.min(source.window as usize);
+        let read = Frame::encode_data(source.stream, most, &mut near.out, |bytes| rustix::io::read(&source.fd, bytes));
+        match read {
+            Ok(length @ 1..) => {
+                source.window -= length as u32;
+                source.most = if length < DATA_FEW { DATA_FEW } else { DATA_MAX };
+                if length >= DATA_MUCH {
+                    source.width.widen(&source.fd);
+                }
                 (source.dry, self.heard) = (false, Instant::now());
                 self.untold = None;
-                near.say(&Frame::Data(source.stream, read));
             }
             Err(rustix::io::Errno::INTR) => {}
             // what others may still write is not waited for
@@ -666,7 +753,7 @@ impl Far {
                 let stream = source.stream;
                 source.gone = true;
                 if !self.sources.iter().any(|source| source.stream == stream && !source.gone) {
-                    if near.out.is_empty() {
+                    if near.waiting() == 0 {
                         self.untold = Some(Instant::now());
                     }
                     near.say(&Frame::End(stream));
@@ -684,7 +771,7 @@ fn is_spares(call: &Call) -> bool {
 impl Sink {
     fn new(fd: OwnedFd) -> io::Result<Sink> {
         fcntl_setfl(&fd, OFlags::NONBLOCK)?;
-        Ok(Sink { fd, queue: VecDeque::new(), taken: 0 })
+        Ok(Sink { fd, queue: Queue::default(), taken: 0, width: Width::default() })
     }
 }
 
@@ -802,5 +889,40 @@ fn set_clock(near: u64) {
     if near.abs_diff(now) > DRIFT {
         let time = nix::sys::time::TimeSpec::from_duration(near);
         let _ = nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(queue: &Queue) -> Vec<u8> {
+        queue.bytes().copied().collect()
+    }
+
+    #[test]
+    fn what_waits_is_taken_in_the_order_in_which_it_came() {
+        let mut queue = Queue::default();
+        let large = |byte| vec![byte; DATA_MAX];
+        for piece in [large(1), vec![2, 3], vec![4], large(5)] {
+            queue.push(piece);
+        }
+        let mut left = [large(1), vec![2, 3, 4], large(5)].concat();
+        assert_eq!(all(&queue), left);
+        for count in [0, 1, DATA_MAX - 2, 2, 1, DATA_MAX] {
+            queue.take(count);
+            left.drain(..count);
+            assert_eq!(all(&queue), left);
+            assert!(left.starts_with(queue.first()) && queue.first().is_empty() == left.is_empty());
+        }
+        queue.take(left.len());
+        assert!(queue.is_empty() && queue.first().is_empty());
+    }
+
+    #[test]
+    fn many_small_pieces_take_no_more_than_they_hold() {
+        let mut queue = Queue::default();
+        (0..WINDOW).for_each(|_| queue.push(vec![0]));
+        assert_eq!(queue.pieces.len(), WINDOW as usize / DATA_MAX);
     }
 }
