@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lbx_tests::{Project, tool_file};
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat};
 
 use crate::pairs::{apart, asked, median, run, time, times};
 use crate::{Figure, tab};
@@ -37,7 +38,9 @@ pub(crate) fn figures() -> Vec<Figure> {
         have = count;
         // what was just made is still being written
         run(&["sync", "--file-system", STATE]);
-        list(&[])
+        let listed = list(&[]);
+        look();
+        [median(listed), median(times(25, look))]
     });
     let names = list(&["--names"]);
     let tabs = tab::figures();
@@ -45,9 +48,11 @@ pub(crate) fn figures() -> Vec<Figure> {
     let batch: String = (0..BATCH).map(|n| format!("{}\n", dir(format!("batch{n}")).display())).collect();
     let created = time(&mut || feed(&["create", "-"], &batch)) / BATCH as f64;
     let deleted = time(&mut || feed(&["delete", "-"], &batch)) / BATCH as f64;
-    let [at_100, at_1000, at_10000] = listed.map(median);
-    let each = |more: f64, less: f64, count: f64| (more - less) * 1000.0 / count;
-    let (late, early) = (each(at_10000, at_1000, 9_000.0), each(at_1000, at_100, 900.0));
+    let [at_100, at_1000, at_10000] = listed.map(|[listed, _]| listed);
+    let linear = |[at_100, at_1000, at_10000]: [f64; 3]| {
+        let each = |more: f64, less: f64, count: f64| (more - less) * 1000.0 / count;
+        crate::Measured::Ratio(apart(&[each(at_10000, at_1000, 9_000.0)], &[each(at_1000, at_100, 900.0)]), "µs")
+    };
     let mut figures = vec![
         Figure::value("list-100", "`lbx-ls`, 100 recorded", None, at_100, "ms"),
         Figure::value("list-1000", "`lbx-ls`, 1,000 recorded", None, at_1000, "ms"),
@@ -56,7 +61,13 @@ pub(crate) fn figures() -> Vec<Figure> {
             name: "list-linear",
             about: "each of the last 9,000 in `lbx-ls` | each of the 900 after the first 100".into(),
             promise: Some(1.25),
-            measured: crate::Measured::Ratio(apart(&[late], &[early]), "µs"),
+            measured: linear([at_100, at_1000, at_10000]),
+        },
+        Figure {
+            name: "list-linear-bare",
+            about: "the same of nothing but open, read, close and stat".into(),
+            promise: None,
+            measured: linear(listed.map(|[_, bare]| bare)),
         },
         Figure::value("list-names", "`lbx-ls --names`, 10,000 recorded", None, median(names), "ms"),
         Figure::ratio("list-create", "create beside 10,000 recorded | beside none", Some(2.0), apart(&last, &first)),
@@ -140,6 +151,21 @@ fn list(words: &[&str]) -> Vec<f64> {
     all.extend(words.iter().map(|word| (*word).to_owned()));
     run(&all);
     times(25, || run(&all))
+}
+
+/// The system calls of a list, and nothing else: by as much as these grow it is the machine that does, which
+/// has more to keep in its caches.
+fn look() {
+    let dir = open(STATE, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("a directory of records");
+    let mut text = [0; 4096];
+    for entry in std::fs::read_dir(STATE).expect("a directory of records") {
+        let state = PathBuf::from(entry.expect("an entry").file_name());
+        let file = openat(&dir, state.join("record.json"), OFlags::RDONLY, Mode::empty()).expect("a record");
+        rustix::io::read(&file, &mut text).expect("a record can be read");
+        drop(file);
+        // an environment that was never used has none
+        let _ = statat(&dir, state.join("last_used"), AtFlags::empty());
+    }
 }
 
 fn feed(words: &[&str], input: &str) {
