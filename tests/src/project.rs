@@ -145,6 +145,12 @@ impl Project {
     }
 }
 
+impl AsRef<OsStr> for Project {
+    fn as_ref(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+}
+
 impl Drop for Project {
     fn drop(&mut self) {
         // every environment of it, also those of other names; a half-made one is found by its path alone

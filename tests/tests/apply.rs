@@ -2,6 +2,7 @@
 //! person wants it, and nothing of theirs is lost.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -40,26 +41,26 @@ fn outside(project: &Project, script: &str) -> String {
     near(&format!("cd '{}'; {script}", project.str()))
 }
 
-/// `lbx-apply OPTIONS PROJECT PATHS`
-fn apply(project: &Project, options: &[&str], paths: &[&str]) -> Command {
+/// `lbx-apply OPTIONS ENV PATHS`
+fn apply(env: impl AsRef<OsStr>, options: &[&str], paths: &[&str]) -> Command {
     if place() == Place::Lima {
         // a VM's clock and that of the files of its host differ a little: what was just done there would look
         // as if it was done meanwhile
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    of_changes("lbx-apply", project, options, paths)
+    of_changes("lbx-apply", env, options, paths)
 }
 
-fn of_changes(name: &str, project: &Project, options: &[&str], paths: &[&str]) -> Command {
+fn of_changes(name: &str, env: impl AsRef<OsStr>, options: &[&str], paths: &[&str]) -> Command {
     let mut command = tool(name);
-    command.args(options).arg("--").arg(project.path()).args(paths);
+    command.args(options).arg("--").arg(env).args(paths);
     command
 }
 
 /// What `lbx-diff` prints with `options`.
-fn diff(project: &Project, options: &[&str]) -> Vec<u8> {
+fn diff(env: impl AsRef<OsStr>, options: &[&str]) -> Vec<u8> {
     let mut command = tool("lbx-diff");
-    command.args(options).arg("--").arg(project.path()).output().expect("lbx-diff runs").stdout
+    command.args(options).arg("--").arg(env).output().expect("lbx-diff runs").stdout
 }
 
 fn lines(project: &Project) -> String {
@@ -440,10 +441,10 @@ struct Session {
 }
 
 impl Session {
-    fn of(project: &Project) -> Session {
-        let words = project.enter_words(&["sh"]);
-        let mut child = lbx_tests::std_command(&words[0])
-            .args(&words[1..])
+    fn of(env: impl AsRef<OsStr>) -> Session {
+        let mut child = lbx_tests::std_command(tool_file("lbx-enter"))
+            .arg(env)
+            .args(["--", "sh"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -559,8 +560,233 @@ fn persons_deed(random: &mut Random, count: usize) -> String {
     }
 }
 
+/// What was seen when a snapshot was made: a fork or a restored environment shows it again, over the same project.
+struct Kept {
+    tag: String,
+    inside: Tree,
+    outside: Tree,
+}
+
+/// What came of all sequences.
+#[derive(Debug, Default)]
+struct Counts {
+    sequences: u64,
+    deeds: usize,
+    applied: usize,
+    left: usize,
+    saved: usize,
+    restored: usize,
+    forked: usize,
+}
+
+/// Deeds on both sides of one project.
+struct Sequence {
+    random: Random,
+    project: Project,
+    session: Option<Session>,
+    /// What the person wrote and nobody has taken from them.
+    persons_files: Tree,
+    /// Whether the project was changed other than by what the environment shows: a file that was changed inside
+    /// and then renamed outside, overlayfs takes for one file of two names, even where it is mounted anew.
+    is_disturbed: bool,
+    kept: Vec<Kept>,
+}
+
+impl Sequence {
+    fn new(seed: u64) -> Sequence {
+        let project = project("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
+        Sequence {
+            random: Random(seed | 1),
+            session: Some(Session::of(&project)),
+            project,
+            persons_files: Tree::new(),
+            is_disturbed: false,
+            kept: Vec::new(),
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+        self.project.must("stop");
+    }
+
+    fn outside(&self) -> Tree {
+        tree(&outside(&self.project, TREE))
+    }
+
+    fn inside(&mut self) -> Tree {
+        tree(&self.session.get_or_insert_with(|| Session::of(&self.project)).run(TREE))
+    }
+
+    /// `lbx-env VERB`, of the environment while it does not run.
+    fn stopped(&mut self, verb: &[&str]) {
+        self.stop();
+        let mut command = self.project.env_tool(verb[0]);
+        command.arg("--").arg(self.project.path()).args(&verb[1..]).assert().success();
+    }
+
+    /// Between one and eight deeds of an agent, as a script.
+    fn deeds(&mut self, counts: &mut Counts) -> String {
+        let number = self.random.below(8) + 1;
+        let first = counts.deeds;
+        counts.deeds += number;
+        let deeds: Vec<String> = (first..counts.deeds).map(|count| deed(&mut self.random, count)).collect();
+        format!("umask 022\n{}", deeds.join("\n"))
+    }
+
+    /// What the person does outside.
+    fn persons_deeds(&mut self, deeds: &[String]) {
+        let script = format!("umask 022; cd '{}'\n{}\n:", self.project.str(), deeds.join("\n"));
+        let was = self.outside();
+        lbx_tests::command("sh").args(["-c", &script]).assert().success();
+        let is = self.outside();
+        self.persons_files.retain(|path, what| is.get(path) == Some(what));
+        let written = |(path, what): &(&String, &String)| what.contains(" person") && was.get(*path) != Some(what);
+        self.persons_files.extend(is.iter().filter(written).map(|(path, what)| (path.clone(), what.clone())));
+    }
+
+    /// Deeds on both sides and, `with_snapshots`, what may be done between; then an apply.
+    fn round(&mut self, with_snapshots: bool, counts: &mut Counts, told: &str) {
+        let script = self.deeds(counts);
+        let before = self.random.below(2) == 0;
+        let mut persons = Vec::new();
+        for _ in 0..self.random.below(4) {
+            counts.deeds += 1;
+            self.is_disturbed = true;
+            persons.push(persons_deed(&mut self.random, counts.deeds));
+        }
+        let told =
+            &format!("{told}\n inside: {script}\n outside ({}): {persons:#?}", if before { "first" } else { "then" });
+        if before {
+            self.persons_deeds(&persons);
+        }
+        self.session.get_or_insert_with(|| Session::of(&self.project)).run(&script);
+        if !before {
+            self.persons_deeds(&persons);
+        }
+        if with_snapshots && self.random.below(3) > 0 {
+            self.save(counts, told);
+        }
+        if with_snapshots && self.random.below(4) == 0 {
+            self.restore(counts, told);
+        }
+        let inside = self.inside();
+        self.apply(&self.project.name(), &inside, counts, told);
+        if with_snapshots && self.random.below(4) == 0 {
+            self.fork(counts, told);
+        }
+    }
+
+    fn save(&mut self, counts: &mut Counts, told: &str) {
+        let tag = format!("t{}", self.kept.len());
+        let (seen, changes) = (self.inside(), unlayered(&diff(&self.project, &["--json"])));
+        self.stopped(&["save", &tag]);
+        counts.saved += 1;
+        assert_eq!(unlayered(&diff(&self.project, &["--json"])), changes, "snapshot {tag}\n{told}");
+        // what was done below an overlay may show when it is mounted anew alone
+        let inside = self.inside();
+        assert!(self.is_disturbed || inside == seen, "after snapshot {tag}\n{told}\n{seen:#?}\n{inside:#?}");
+        let outside = self.outside();
+        self.kept.push(Kept { tag, inside, outside });
+    }
+
+    fn restore(&mut self, counts: &mut Counts, told: &str) {
+        let number = self.random.below(self.kept.len().max(1));
+        let Some(tag) = self.kept.get(number).map(|kept| kept.tag.clone()) else { return };
+        self.stopped(&["restore", &tag]);
+        counts.restored += 1;
+        let (inside, outside) = (self.inside(), self.outside());
+        let kept = &self.kept[number];
+        let same = self.is_disturbed || outside != kept.outside || inside == kept.inside;
+        assert!(same, "restored {tag}\n{told}\n{:#?}\n{inside:#?}", kept.inside);
+    }
+
+    /// Forks the environment, or a snapshot of it, and applies what is done in the fork.
+    fn fork(&mut self, counts: &mut Counts, told: &str) {
+        let number = self.random.below(self.kept.len() + 1);
+        let (from, seen, lay) = match self.kept.get(number) {
+            Some(Kept { tag, inside, outside }) => {
+                (format!("{}@{tag}", self.project.name()), inside.clone(), outside.clone())
+            }
+            None => {
+                self.stop();
+                // as it is where it is mounted anew
+                let (inside, outside) = (self.inside(), self.outside());
+                self.stop();
+                (self.project.name(), inside, outside)
+            }
+        };
+        let create = self.project.env_tool("create").args(["--name", "fork", "--from", &from]).assert().success();
+        counts.forked += 1;
+        let name = text(create).trim_end().to_owned();
+        let mut session = Session::of(&name);
+        let inside = tree(&session.run(TREE));
+        let same = self.is_disturbed || self.outside() != lay || inside == seen;
+        assert!(same, "fork of {from}\n{told}\n{seen:#?}\n{inside:#?}");
+        let script = self.deeds(counts);
+        session.run(&script);
+        let inside = tree(&session.run(TREE));
+        self.apply(&name, &inside, counts, &format!("{told}\n fork of {from}: {script}"));
+        self.is_disturbed = true;
+        session.end();
+        self.project.env_tool("delete").arg(&name).assert().success();
+    }
+
+    /// Applies all of environment `name`, whose `inside` is this: what was applied is as it is there, what the person wrote
+    /// is there, and all else as it was.
+    fn apply(&self, name: &str, inside: &Tree, counts: &mut Counts, told: &str) {
+        let was = self.outside();
+        let changes: Vec<serde_json::Value> = String::from_utf8_lossy(&diff(name, &["--json"]))
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let output = apply(name, &["-y"], &[]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is = self.outside();
+        let mut left = 0;
+        for change in &changes {
+            let path = change["path"].as_str().unwrap();
+            let (conflict, named) = (change["conflict"] == true, said.contains(&format!("'{path}'")));
+            if conflict || named {
+                left += 1;
+                let kept = is.get(path) == was.get(path);
+                assert!(kept, "{path} was left, but is another\n{told}\n{said}\n{was:#?}\n{is:#?}");
+                assert!(named, "{path} is in conflict, and nobody says so\n{told}\n{said}");
+            } else {
+                counts.applied += 1;
+                let same = is.get(path) == inside.get(path)
+                    || self.is_disturbed && is.get(path) == in_layer(name, change).get(path);
+                assert!(same, "{path} is not what it is inside\n{told}\n{said}\n{inside:#?}\n{is:#?}");
+            }
+        }
+        counts.left += left;
+        for (path, what) in &was {
+            let is_change = changes.iter().any(|change| change["path"] == path.as_str());
+            if !is_change || self.persons_files.get(path) == Some(what) {
+                assert_eq!(is.get(path), Some(what), "{path}\n{told}\n{said}\n{changes:#?}");
+            }
+        }
+        for path in is.keys().filter(|path| !was.contains_key(*path)) {
+            assert!(inside.contains_key(path), "{path} came from nowhere\n{told}\n{said}");
+        }
+        assert_eq!(output.status.code(), Some(i32::from(left > 0 || !said.is_empty())), "{told}\n{said}");
+    }
+}
+
+/// The layer of environment `name` that holds `change`.
+fn in_layer(name: &str, change: &serde_json::Value) -> Tree {
+    let dir = match change["layer"].as_str() {
+        Some(frozen) => format!("layers/{frozen}"),
+        None => format!("envs/{name}/project"),
+    };
+    tree(&lbx_tests::host(&format!("cd /var/lib/llima-box/{dir}/upper; {TREE}")))
+}
+
 /// Sequences of deeds on both sides, as many as fit into the time: what the person wrote is there after
-/// an apply, what was applied is as it is inside, and all else as it was.
+/// an apply, what was applied is as it is inside, and all else as it was. Every other sequence is one with
+/// snapshots, and with forks.
 #[test]
 fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
     if !only_at(&[Place::Local], "it is about files, wherever they are") {
@@ -570,103 +796,18 @@ fn whatever_both_sides_do_nothing_of_the_persons_is_lost() {
     let seed = number("LBX_TEST_SEED").unwrap_or(0x1b0c_5eed);
     let most = number("LBX_TEST_SEQUENCES");
     let limit = Instant::now() + Duration::from_secs(if most.is_some() { 86400 } else { 25 });
-    let (mut sequences, mut applied, mut conflicts, mut count, mut saved) = (0u64, 0, 0, 0, 0);
-    while Instant::now() < limit && most.is_none_or(|most| sequences < most) {
-        let mut random = Random(seed.wrapping_add(sequences.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
-        let project = project("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
-        // what the person wrote and nobody has taken from them
-        let mut persons_files = Tree::new();
-        let mut session = Session::of(&project);
-        // every other sequence with snapshots in between
-        let (saves, mut persons_count) = (sequences % 2 == 1, 0);
+    let mut counts = Counts::default();
+    while Instant::now() < limit && most.is_none_or(|most| counts.sequences < most) {
+        let number = counts.sequences;
+        let mut sequence = Sequence::new(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         for round in 0..4 {
-            let told = format!("seed {seed}, sequence {sequences}, round {round}");
-            let mut deeds = Vec::new();
-            for _ in 0..=random.below(8) {
-                count += 1;
-                deeds.push(deed(&mut random, count));
-            }
-            let before = random.below(2) == 0;
-            let mut persons = Vec::new();
-            for _ in 0..random.below(4) {
-                count += 1;
-                persons_count += 1;
-                persons.push(persons_deed(&mut random, count));
-            }
-            let told = format!(
-                "{told}\n inside: {deeds:#?}\n outside ({}): {persons:#?}",
-                if before { "first" } else { "then" }
-            );
-            let script = format!("umask 022\n{}", deeds.join("\n"));
-            let person = format!("umask 022; cd '{}'\n{}\n:", project.str(), persons.join("\n"));
-            let mut person = || {
-                let was = tree(&outside(&project, TREE));
-                lbx_tests::command("sh").args(["-c", &person]).assert().success();
-                let is = tree(&outside(&project, TREE));
-                persons_files.retain(|path, what| is.get(path) == Some(what));
-                let written =
-                    |(path, what): &(&String, &String)| what.contains(" person") && was.get(*path) != Some(what);
-                persons_files.extend(is.iter().filter(written).map(|(path, what)| (path.clone(), what.clone())));
-            };
-            if before {
-                person();
-            }
-            session.run(&script);
-            if !before {
-                person();
-            }
-            let mut inside = tree(&session.run(TREE));
-            if saves && random.below(3) > 0 {
-                let told_before = unlayered(&diff(&project, &["--json"]));
-                session.end();
-                project.must("stop");
-                project.env_tool("save").arg("--").arg(project.path()).arg(format!("t{round}")).assert().success();
-                saved += 1;
-                assert_eq!(unlayered(&diff(&project, &["--json"])), told_before, "a snapshot\n{told}");
-                session = Session::of(&project);
-                // what the person did below an overlay may show when it is mounted anew alone
-                let anew = tree(&session.run(TREE));
-                assert!(persons_count > 0 || anew == inside, "after a snapshot\n{told}\n{inside:#?}\n{anew:#?}");
-                inside = anew;
-            }
-            let was = tree(&outside(&project, TREE));
-            let changes: Vec<serde_json::Value> = String::from_utf8_lossy(&diff(&project, &["--json"]))
-                .lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect();
-            let output = apply(&project, &["-y"], &[]).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let is = tree(&outside(&project, TREE));
-            let mut is_left = 0;
-            for change in &changes {
-                let path = change["path"].as_str().unwrap();
-                let (conflict, named) = (change["conflict"] == true, said.contains(&format!("'{path}'")));
-                if conflict || named {
-                    is_left += 1;
-                    let kept = is.get(path) == was.get(path);
-                    assert!(kept, "{path} was left, but is another\n{told}\n{said}\n{was:#?}\n{is:#?}");
-                    assert!(named, "{path} is in conflict, and nobody says so\n{told}\n{said}");
-                } else {
-                    applied += 1;
-                    let same = is.get(path) == inside.get(path);
-                    assert!(same, "{path} is not what it is inside\n{told}\n{said}\n{inside:#?}\n{is:#?}");
-                }
-            }
-            conflicts += is_left;
-            for (path, what) in &was {
-                let is_change = changes.iter().any(|change| change["path"] == path.as_str());
-                if !is_change || persons_files.get(path) == Some(what) {
-                    assert_eq!(is.get(path), Some(what), "{path}\n{told}\n{said}\n{changes:#?}");
-                }
-            }
-            for path in is.keys().filter(|path| !was.contains_key(*path)) {
-                assert!(inside.contains_key(path), "{path} came from nowhere\n{told}\n{said}");
-            }
-            assert_eq!(output.status.code(), Some(i32::from(is_left > 0 || !said.is_empty())), "{told}\n{said}");
+            let told = format!("seed {seed}, sequence {number}, round {round}");
+            sequence.round(number % 2 == 1, &mut counts, &told);
         }
-        session.end();
-        sequences += 1;
+        sequence.stop();
+        counts.sequences += 1;
     }
-    eprintln!("{sequences} sequences, {applied} changes applied, {conflicts} left, {saved} snapshots");
-    assert!(sequences > 3 && applied > 20 && conflicts > 5 && saved > 2);
+    eprintln!("{counts:?}");
+    let Counts { sequences, applied, left, saved, restored, forked, .. } = counts;
+    assert!(sequences > 3 && applied > 20 && left > 5 && saved > 2 && restored + forked > 1, "{counts:?}");
 }
