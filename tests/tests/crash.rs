@@ -14,13 +14,14 @@ use lbx_tests::machine::{self, entries, listed};
 use lbx_tests::{Place, Project, command, host, installed, only_at, std_command, tool_file};
 
 /// System calls that change what outlives a process, or make or end one.
-const CHANGING: [&str; 40] = [
+const CHANGING: [&str; 44] = [
     "capset",
     "chmod",
     "chown",
     "clone",
     "clone3",
     "close_range",
+    "copy_file_range",
     "execve",
     "exit_group",
     "fchmod",
@@ -31,6 +32,7 @@ const CHANGING: [&str; 40] = [
     "flock",
     "fork",
     "fsconfig",
+    "fsetxattr",
     "fsmount",
     "fsopen",
     "fsync",
@@ -51,10 +53,12 @@ const CHANGING: [&str; 40] = [
     "renameat2",
     "setns",
     "symlinkat",
+    "syncfs",
     "umount2",
     "unlink",
     "unlinkat",
     "unshare",
+    "utimensat",
 ];
 
 /// Whether what is killed is what changes something: at another place that is another process, and
@@ -793,6 +797,65 @@ fn restore_on_a_full_disk_says_so_and_loses_nothing() {
     disturb_each_change(Snap::Restore, "error=ENOSPC");
 }
 
+/// An environment with as many layers as there may be, and with what it has written since.
+struct Deep {
+    project: Project,
+    name: String,
+    /// What it shows.
+    seen: String,
+}
+
+impl Deep {
+    const LOOK: &str = "grep -r . ~ . | LC_ALL=C sort; ls -R ~ .; readlink ~/link; stat -c %a ~/shut";
+
+    fn new() -> Deep {
+        let project = Project::new();
+        let name = project.create(&["--project", "cow"]);
+        for number in 0..32 {
+            project.sh(&format!("mkdir -p ~/dir{number}; echo {number} | tee ~/dir{number}/file >file{number}"));
+            project.must("stop");
+            project.env_tool("save").args([&name, &format!("s{number}")]).assert().success();
+        }
+        let mut deep = Deep { project, name, seen: String::new() };
+        deep.write();
+        deep
+    }
+
+    /// Writes on top of its layers, so that they are merged when that is frozen.
+    fn write(&mut self) {
+        self.project
+            .sh("rm -r ~/dir7 file7; mv ~/dir8 ~/moved; echo last >~/last; ln -sf there ~/link; mkdir -m 700 ~/shut
+             rm -r file9; mkdir file9; echo in >file9/in");
+        self.seen = self.project.sh(Deep::LOOK);
+        self.project.must("stop");
+    }
+
+    fn save_words(&self, tag: &str) -> Vec<String> {
+        [&tool_file("lbx-env").display().to_string(), "save", &self.name, tag].map(str::to_owned).to_vec()
+    }
+
+    /// How many layers its home and its project have.
+    fn depths(&self) -> [usize; 2] {
+        let record = listed(&self.name).unwrap();
+        ["home", "project"].map(|list| record["layers"][list].as_array().unwrap().len())
+    }
+
+    fn shows_the_same_after(&self, what: &str) {
+        assert_eq!(self.project.sh(Deep::LOOK), self.seen, "{what}");
+        self.project.must("stop");
+    }
+
+    /// The snapshot `tag` is what was seen, and delete leaves nothing.
+    fn ends_with(self, tag: &str) {
+        self.project.sh("rm -rf ~/* file*");
+        self.project.must("stop");
+        self.project.env_tool("restore").args([&self.name, tag]).assert().success();
+        self.shows_the_same_after("a restore");
+        self.project.must("delete");
+        nothing_is_left("a merge");
+    }
+}
+
 #[test]
 fn a_merge_of_frozen_layers_killed_at_any_instant_loses_nothing() {
     if !is_killed_here() || !installed(&["strace"]) {
@@ -800,38 +863,61 @@ fn a_merge_of_frozen_layers_killed_at_any_instant_loses_nothing() {
     }
     let _alone = alone();
     untouched();
-    let project = Project::new();
-    let name = project.create(&["--project", "cow"]);
-    let save =
-        |tag: &str| vec![tool_file("lbx-env").display().to_string(), "save".into(), name.clone(), tag.to_owned()];
-    for number in 0..32 {
-        project.sh(&format!("mkdir -p ~/dir{number}; echo {number} | tee ~/dir{number}/file >file{number}"));
-        project.must("stop");
-        command(&save("x")[0]).args(&save(&format!("s{number}"))[1..]).assert().success();
-    }
-    project.sh("rm -r ~/dir7 file7; mv ~/dir8 ~/moved; echo last >~/last");
-    let look = "cat ~/*/file ~/last file*; ls ~ .";
-    let seen = project.sh(look);
-    project.must("stop");
-    let kill = |call: &str, when: usize| {
-        let inject = format!("inject={call}:signal=KILL:when={when}");
-        let output = traced(Path::new("/dev/null"), &["-e", &inject], &save("last"));
-        assert_eq!(project.sh(look), seen, "{inject}");
-        project.must("stop");
+    let deep = Deep::new();
+    let kill = |when: usize| {
+        let inject = format!("inject=all:signal=KILL:when={when}");
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &deep.save_words("last"));
+        deep.shows_the_same_after(&inject);
         // killed behind its last change it has done all, and the next one finds that
         output.status.success() || String::from_utf8_lossy(&output.stderr).contains("already")
     };
     // what it copies is thrown away each time, until it comes as far as the record
-    let rounds = (1..).step_by(40).take_while(|when| !kill("all", *when)).count();
+    let rounds = (1..).step_by(40).take_while(|when| !kill(*when)).count();
     assert!(rounds > 10, "only {rounds}");
-    let layers = listed(&name).unwrap()["layers"].clone();
-    assert_eq!((layers["home"].as_array().unwrap().len(), layers["project"].as_array().unwrap().len()), (2, 2));
-    let _ = command(&save("x")[0]).args(&save("last")[1..]).output().unwrap();
-    project.sh("rm -r ~/dir* file*");
-    project.must("stop");
-    let mut restore = project.env_tool("restore");
-    restore.arg(&name).arg("last").assert().success();
-    assert_eq!(project.sh(look), seen);
-    project.must("delete");
-    nothing_is_left("a merge");
+    assert_eq!(deep.depths(), [2, 2]);
+    let save = deep.save_words("last");
+    let _ = command(&save[0]).args(&save[1..]).output().unwrap();
+    deep.ends_with("last");
+}
+
+#[test]
+fn a_merge_of_frozen_layers_on_a_full_disk_says_so_and_loses_nothing() {
+    if !is_killed_here() || !installed(&["strace"]) {
+        return;
+    }
+    let _alone = alone();
+    untouched();
+    let mut deep = Deep::new();
+    // snapshots keep the layers that are merged
+    let again = |deep: &mut Deep| {
+        deep.project.env_tool("restore").args([&deep.name, "s31"]).assert().success();
+        deep.write();
+        assert_eq!(deep.depths(), [32, 32]);
+    };
+    let log = deep.project.base().join("strace");
+    let (changing, _) = calls_of(&log, &deep.save_words("whole"));
+    let not_failing = ["clone", "clone3", "close_range", "execve", "exit_group", "fcntl"];
+    let changing: Vec<Call> = changing.into_iter().filter(|(call, _)| !not_failing.contains(&call.as_str())).collect();
+    // those of a name that are first and last, and some of the many between
+    let is_last = |n: usize| changing.get(n + 1).is_none_or(|(next, _)| *next != changing[n].0);
+    let is_sampled = |n: usize| changing[n].1 <= 2 || is_last(n) || n.is_multiple_of(changing.len().div_ceil(40));
+    again(&mut deep);
+    let mut failed = 0;
+    for (call, when) in (0..changing.len()).filter(|n| is_sampled(*n)).map(|n| &changing[n]) {
+        let (inject, tag) = (format!("inject={call}:error=ENOSPC:when={when}"), format!("{call}-{when}"));
+        let output = traced(Path::new("/dev/null"), &["-e", &inject], &deep.save_words(&tag));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        deep.shows_the_same_after(&inject);
+        if !output.status.success() {
+            failed += 1;
+            assert_eq!(output.status.code(), Some(1), "{inject}: {output:?}");
+            assert!(told.starts_with("lbx-env: ") && told.contains("space"), "{inject}: {told}");
+        }
+        if deep.depths() != [32, 32] {
+            again(&mut deep);
+        }
+    }
+    assert!(failed > 20, "only {failed} failed");
+    deep.project.env_tool("save").args([&deep.name, "last"]).assert().success();
+    deep.ends_with("last");
 }
