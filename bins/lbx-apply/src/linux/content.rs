@@ -1,4 +1,4 @@
-//! What is in files: their data, with its holes, and their attributes.
+//! What files are: their data, with its holes, their attributes, modes and groups.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use lbx::{Failure, Result, data};
-use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::fs::{Gid, Mode, SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
 use super::facts::is_same;
@@ -125,4 +125,23 @@ pub(crate) fn set_attributes(fd: BorrowedFd<'_>, wanted: &[(CString, Vec<u8>)]) 
         done(rustix::fs::setxattr(itself.as_path(), name.as_c_str(), value, rustix::fs::XattrFlags::empty()))?;
     }
     Ok(())
+}
+
+/// `fchmod(2)` takes no descriptor that was opened with O_PATH.
+///
+/// As the owner, who alone may: on a share that is whoever has looked last.
+pub(crate) fn chmod(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    fstat(file)?;
+    Ok(rustix::fs::chmod(proc_path(file).as_path(), Mode::from_raw_mode(mode))?)
+}
+
+/// Gives a file its group, where the person may.
+pub(crate) fn give_group(stat: &Stat, gid: u32, give: impl FnOnce(Gid) -> rustix::io::Result<()>) -> io::Result<()> {
+    if stat.st_gid == gid {
+        return Ok(());
+    }
+    match give(Gid::from_raw(gid)) {
+        Ok(()) | Err(Errno::PERM | Errno::INVAL) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }

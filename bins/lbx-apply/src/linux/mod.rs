@@ -1,12 +1,20 @@
 //! Applying at the place `local`.
 
 mod act;
+mod applied;
+mod aside;
 mod change;
 mod content;
+mod dirs;
 mod facts;
+mod files;
 mod journal;
 mod merge;
 mod plan;
+mod sides;
+mod source;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -28,11 +36,13 @@ use lbx_apply::Cli;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2};
 use rustix::io::Errno;
 
-use act::{Judge, Layer, Outcome, Sides, Stamp};
+use act::Outcome;
+use applied::{Judge, Stamp, TICK};
 use change::Change;
 use journal::Journal;
 use merge::Person;
 use plan::{Conflicts, Left, Plan, Request, Step, Why};
+use sides::{Layer, Sides};
 
 /// After so many files the list of what was applied goes on.
 const MANY: usize = 4096;
@@ -68,7 +78,7 @@ pub(crate) fn apply(tool: Tool, cli: &Cli) -> Result<u8> {
         say(&format!("{}: a killed run was outrun: what was written meanwhile is kept as '{kept}'\n", tool.name));
     }
     // a time before which nothing changes any more
-    std::thread::sleep(act::TICK);
+    std::thread::sleep(TICK);
     let changes = changes(&record.name)?;
     // what lay in the layer that is open may be in another by now
     if Record::load(&record.name).map_err(|why| why.failure(&record.name))?.layers != record.layers {
@@ -148,7 +158,7 @@ fn sides<'a>(
     person: &Person,
     base: Base,
     since: (i64, i64),
-    merge: &'a act::Merge<'a>,
+    merge: &'a sides::Merge<'a>,
 ) -> Result<Sides<'a>> {
     let name = &record.name;
     let looks = Looks::of(person.caller.uid, person.caller.gid, &person.groups)
