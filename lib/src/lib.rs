@@ -30,6 +30,8 @@ pub mod data;
 pub mod holder;
 #[cfg(target_os = "linux")]
 pub mod sys;
+#[cfg(target_os = "linux")]
+pub mod user;
 
 /// musl's own allocator goes to the kernel far more often, and threads wait for each other there.
 #[cfg(target_os = "linux")]

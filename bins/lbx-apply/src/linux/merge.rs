@@ -3,7 +3,7 @@
 //! With a project that is copied on write the repository was never the agent's. Still, what is run reads
 //! one object and one log and obeys no hook, filter or setting that could start anything.
 
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -11,7 +11,8 @@ use std::process::{Command, Output, Stdio};
 use anyhow::Context;
 use lbx::caller::Caller;
 use lbx::layer::Base;
-use lbx::{Failure, Result, step, sys};
+use lbx::user::as_user;
+use lbx::{Result, step};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Gid;
 
@@ -120,35 +121,12 @@ fn three_way(ours: &[u8], old: &[u8], theirs: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// Runs `look` in a child that is the person and nothing more.
+/// Runs `look` as the person.
 fn as_person(person: &Person, look: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
     if person.caller.uid == rustix::process::geteuid().as_raw() {
         return look();
     }
-    let (mut answer, tell) = io::pipe()?;
-    match sys::fork().context("cannot start a process")? {
-        None => {
-            drop(answer);
-            let become_person = sys::become_member(person.caller.uid, person.caller.gid, &person.groups);
-            let told = match become_person.map_err(Into::into).and_then(|()| look()) {
-                Ok(bytes) => (&tell).write_all(&bytes),
-                Err(e) => (&tell).write_all(format!("!{e:#}").as_bytes()),
-            };
-            sys::exit_now(u8::from(told.is_err()))
-        }
-        Some(pid) => {
-            drop(tell);
-            let mut bytes = Vec::new();
-            let read = answer.read_to_end(&mut bytes);
-            let status = nix::sys::wait::waitpid(pid, None).context("cannot wait for a process")?;
-            read.context("cannot read from a process")?;
-            match (status, bytes.strip_prefix(b"!")) {
-                (nix::sys::wait::WaitStatus::Exited(_, 0), None) => Ok(bytes),
-                (_, Some(why)) => Err(Failure::new(String::from_utf8_lossy(why).into_owned()).into()),
-                (other, None) => Err(Failure::new(format!("a process that merged failed: {other:?}")).into()),
-            }
-        }
-    }
+    as_user(person.caller.uid, person.caller.gid, &person.groups, look)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::path::Path;
 use anyhow::Context;
 use lbx::layer::{self, Base};
 use lbx::record::{Ownership, Project, Record};
+use lbx::user::as_user;
 use lbx::{Failure, Name, Result};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2, symlinkat, unlinkat,
@@ -162,7 +163,7 @@ fn now(project: &Opened, path: &Path) -> Result<Base> {
         let stat = stat.with_context(failed)?;
         Ok(format!("{} {}", stat.st_ctime, stat.st_ctime_nsec).into_bytes())
     };
-    let told = project::as_user(project.owner.uid, project.owner.gid, &[], look)?;
+    let told = as_user(project.owner.uid, project.owner.gid, &[], look)?;
     let told = String::from_utf8_lossy(&told);
     let base = told.split_once(' ').and_then(|(sec, nsec)| Some((sec.parse().ok()?, nsec.parse().ok()?)));
     let (sec, nsec) = base.with_context(|| format!("not a time: {told}"))?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -12,10 +12,10 @@ use lbx::caller::{Account, Caller, accounts};
 use lbx::path::JsonPath;
 use lbx::record::{self, Owner, Ownership, Project, Worktree};
 use lbx::sys::{self, Cloned, MountChange};
+use lbx::user::as_user;
 use lbx::{Failure, Name, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::process::Gid;
 
 use super::accounts::Ids;
 
@@ -176,37 +176,6 @@ pub(crate) fn as_caller(caller: Caller, look: impl FnOnce() -> Result<Vec<u8>>) 
     }
     let groups = caller.groups()?;
     as_user(caller.uid, caller.gid, &groups, look)
-}
-
-/// Runs `look` in a child that has given up its privilege.
-pub(crate) fn as_user(uid: u32, gid: u32, groups: &[Gid], look: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    let (mut answer, tell) = io::pipe()?;
-    match sys::fork().context("cannot start a process")? {
-        None => {
-            drop(answer);
-            let become_user = sys::become_member(uid, gid, groups);
-            let (status, bytes) = match become_user.map_err(Into::into).and_then(|()| look()) {
-                Ok(bytes) => (0, bytes),
-                Err(e) => (1, format!("{e:#}").into_bytes()),
-            };
-            let told = (&tell).write_all(&bytes);
-            sys::exit_now(if told.is_ok() { status } else { 2 })
-        }
-        Some(pid) => {
-            drop(tell);
-            let mut bytes = Vec::new();
-            let read = answer.read_to_end(&mut bytes);
-            let status = nix::sys::wait::waitpid(pid, None).context("cannot wait for a process")?;
-            read.context("cannot read from a process")?;
-            match status {
-                nix::sys::wait::WaitStatus::Exited(_, 0) => Ok(bytes),
-                nix::sys::wait::WaitStatus::Exited(_, 1) => {
-                    Err(Failure::new(String::from_utf8_lossy(&bytes).into_owned()).into())
-                }
-                other => Err(Failure::new(format!("a process that looked as uid {uid} failed: {other:?}")).into()),
-            }
-        }
-    }
 }
 
 /// What a caller must be able to do with a path before it is shown inside.
