@@ -1,13 +1,8 @@
-//! The invoking user: whose files a tool may touch, and as whom it looks.
+//! The invoking user: whose files a tool may touch.
 
 use std::path::Path;
 
-#[cfg(target_os = "linux")]
-use anyhow::Context;
 use rustix::process::{getegid, geteuid, getgid, getuid};
-
-#[cfg(target_os = "linux")]
-use crate::failure::Result;
 
 /// The person on whose behalf a tool runs: `SUDO_UID` where root was reached through sudo, else
 /// the real user.
@@ -27,21 +22,6 @@ impl Caller {
             (Some(uid), Some(gid)) if geteuid().is_root() && getuid().is_root() => Caller { uid, gid },
             _ => Caller { uid: getuid().as_raw(), gid: getgid().as_raw() },
         }
-    }
-
-    /// Their groups, as the system's name services know them.
-    ///
-    /// # Errors
-    /// `id(1)` cannot be run, or knows nothing of them.
-    #[cfg(target_os = "linux")]
-    pub fn groups(self) -> Result<Vec<rustix::process::Gid>> {
-        let mut id = std::process::Command::new("id");
-        // with nothing of the caller's: this runs as root
-        id.args(["-G", "--", &self.uid.to_string()]).env_clear().env("PATH", "/usr/bin:/bin");
-        let text = crate::step::output(id).with_context(|| format!("cannot tell the groups of uid {}", self.uid))?;
-        let numbers = String::from_utf8_lossy(&text);
-        let numbers = numbers.split_whitespace().filter_map(|gid| gid.parse().ok());
-        Ok(numbers.map(rustix::process::Gid::from_raw).collect())
     }
 
     /// Whether that is root itself, who may everything.

@@ -1,13 +1,31 @@
-//! What a user sees and does: by a child that is them and nothing more.
+//! As whom a tool looks: a user's groups, and a child that is this user and nothing more.
 
 use std::io::{self, Read, Write};
+use std::process::Command;
 
 use anyhow::Context;
 use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::process::Gid;
 
+use crate::caller::Caller;
 use crate::failure::{Failure, Result};
-use crate::sys;
+use crate::{step, sys};
+
+impl Caller {
+    /// Their groups, as the system's name services know them.
+    ///
+    /// # Errors
+    /// `id(1)` cannot be run, or knows nothing of them.
+    pub fn groups(self) -> Result<Vec<Gid>> {
+        let mut id = Command::new("id");
+        // with nothing of the caller's: this runs as root
+        id.args(["-G", "--", &self.uid.to_string()]).env_clear().env("PATH", "/usr/bin:/bin");
+        let text = step::output(id).with_context(|| format!("cannot tell the groups of uid {}", self.uid))?;
+        let numbers = String::from_utf8_lossy(&text);
+        let numbers = numbers.split_whitespace().filter_map(|gid| gid.parse().ok());
+        Ok(numbers.map(Gid::from_raw).collect())
+    }
+}
 
 /// Runs `look` in a child that has given up its privilege, and returns what it returned there.
 ///
