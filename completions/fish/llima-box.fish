@@ -224,10 +224,10 @@ lbx-diff|--help|flag|Print help
 lbx-diff|-V|flag|Print version
 lbx-diff|--version|flag|Print version
 lbx-apply|--dry-run|flag|Print what would be done, one step a line, and do nothing
-lbx-apply|-y|flag|Do not ask
-lbx-apply|--yes|flag|Do not ask
 lbx-apply|--force|flag|Take the environment\'s, where both sides have changed
 lbx-apply|--merge|flag|Merge files that both sides have changed, where git holds what they were
+lbx-apply|-y|flag|Do not ask
+lbx-apply|--yes|flag|Do not ask
 lbx-apply|-0|flag|Paths on standard input end with NUL, not newline
 lbx-apply|--null|flag|Paths on standard input end with NUL, not newline
 lbx-apply|@1|@env|Name, or path of the project

@@ -1,7 +1,9 @@
 //! The options that all tools share, and how a command line is read.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 
+use anyhow::Context;
 use clap::{Args, Command, Parser};
 
 use crate::failure::Result;
@@ -49,6 +51,22 @@ impl Common {
             crate::failure::say(&format!("{}: {}\n", tool.name, crate::failure::printable(&text())));
         }
     }
+}
+
+/// Whether a question would reach somebody.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks `question`; whether the answer is yes.
+///
+/// # Errors
+/// The answer cannot be read.
+pub fn agreed(question: &str) -> Result<bool> {
+    crate::failure::say(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"))
 }
 
 /// Reads the command line of this process.

@@ -19,6 +19,7 @@ pub mod operand;
 pub mod path;
 pub mod place;
 pub mod record;
+pub mod selection;
 pub mod snapshot;
 pub mod step;
 

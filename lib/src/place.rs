@@ -1,6 +1,6 @@
 //! Places: where environments live (`llima-box(7)`, PLACES).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result, fail, status};
-use crate::{config, path, step};
+use crate::{Name, config, path, step};
 
 /// The variable that names the place where no option does.
 pub const VARIABLE: &str = "LBX_ON";
@@ -75,6 +75,17 @@ impl Place {
                 fail(Failure::new(message).hint(hint).status(status::USAGE))
             }
             _ => path::canonical(path),
+        }
+    }
+
+    /// An ENV operand as the place knows it: a name, or a path as by [`Place::path`].
+    ///
+    /// # Errors
+    /// As [`Place::path`].
+    pub fn env(&self, env: &OsStr) -> Result<OsString> {
+        match Name::parse(env) {
+            Some(_) => Ok(env.to_owned()),
+            None => Ok(self.path(Path::new(env))?.into()),
         }
     }
 

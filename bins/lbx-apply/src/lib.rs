@@ -1,9 +1,8 @@
 //! The command line of `lbx-apply`.
 
-use std::ffi::OsString;
-
 use clap::Parser;
 use lbx::cli::Common;
+use lbx::selection::Selection;
 
 /// Puts what was changed in an environment into the project
 #[derive(Clone, Debug, Parser)]
@@ -24,24 +23,15 @@ pub struct Cli {
     /// Print what would be done, one step a line, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
     /// Take the environment's, where both sides have changed
     #[arg(long, conflicts_with = "merge")]
     pub force: bool,
     /// Merge files that both sides have changed, where git holds what they were
     #[arg(long)]
     pub merge: bool,
-    /// Paths on standard input end with NUL, not newline
-    #[arg(short = '0', long)]
-    pub null: bool,
-    /// Name, or path of the project
-    #[arg(value_name = "ENV")]
-    pub env: OsString,
-    /// Changed paths, relative to the project [default: all]; '-' reads them from standard input
-    #[arg(value_name = "PATH|-")]
-    pub paths: Vec<OsString>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub selection: Selection,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,

@@ -1,10 +1,9 @@
 //! Puts what was changed in an environment into the project, as the invoking user.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use lbx::failure::{Failure, Result, Tool, fail, status};
+use lbx::failure::{Failure, Result, Tool, fail};
 use lbx::step::{self, Call};
 use lbx::{Place, cli};
 use lbx_apply::Cli;
@@ -23,10 +22,7 @@ const TOOL: Tool = Tool::new("lbx-apply");
 fn main() -> ExitCode {
     TOOL.run(|| {
         let cli: Cli = cli::parse()?;
-        if cli.paths.len() > 1 && cli.paths.iter().any(|path| path == "-") {
-            let message = "'-' reads all paths from standard input: no other may stand beside it";
-            return fail(Failure::new(message).status(status::USAGE));
-        }
+        cli.selection.is_listed()?;
         let place = Place::resolve(cli.common.on.as_ref())?;
         may_ask(&cli)?;
         if place != Place::Local {
@@ -40,32 +36,20 @@ fn main() -> ExitCode {
 
 /// Fails where the question could reach nobody.
 fn may_ask(cli: &Cli) -> Result<()> {
-    let asks = cli.paths.is_empty() && !cli.yes && !cli.dry_run;
-    if !asks || (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    let asks = cli.selection.paths.is_empty() && !cli.selection.yes && !cli.dry_run;
+    if !asks || cli::can_ask() {
         return Ok(());
     }
     fail(Failure::new("will not apply everything without asking, and this is no terminal").hint("-y"))
 }
 
-/// This command line again, for the tool at `place`. Standard input goes along: a list of changes may be
-/// longer than a command line.
+/// This command line again, for the tool at `place`.
 fn call(cli: &Cli, place: &Place) -> Result<Call> {
     let mut words = cli.common.words(&Place::Local);
-    for (given, word) in [
-        (cli.dry_run, "--dry-run"),
-        (cli.yes, "--yes"),
-        (cli.force, "--force"),
-        (cli.merge, "--merge"),
-        (cli.null, "--null"),
-    ] {
+    for (given, word) in [(cli.dry_run, "--dry-run"), (cli.force, "--force"), (cli.merge, "--merge")] {
         words.extend(given.then(|| OsString::from(word)));
     }
-    words.push("--".into());
-    words.push(match lbx::Name::parse(&cli.env) {
-        Some(_) => cli.env.clone(),
-        None => place.path(cli.env.as_ref())?.into_os_string(),
-    });
-    words.extend(cli.paths.iter().cloned());
+    words.extend(cli.selection.words(place)?);
     Ok(Call { words, vars: Vec::new() })
 }
 

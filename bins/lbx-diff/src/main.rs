@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
 use std::process::ExitCode;
 
 use lbx::failure::{Result, Tool, status};
@@ -80,19 +79,13 @@ fn words(cli: &Cli, paths: &[OsString], place: &Place, on: &Place) -> Result<Vec
         (true, "--no-pager"),
     ];
     words.extend(given.iter().filter(|(given, _)| *given).map(|(_, word)| OsString::from(word)));
-    let env = |env: &OsString| -> Result<OsString> {
-        Ok(match lbx::Name::parse(env) {
-            Some(_) => env.clone(),
-            None => place.path(Path::new(env))?.into(),
-        })
-    };
     if let Some(other) = &cli.against {
         let mut word = OsString::from("--against=");
-        word.push(env(other)?);
+        word.push(place.env(other)?);
         words.push(word);
     }
     words.push("--".into());
-    words.push(env(&cli.env)?);
+    words.push(place.env(&cli.env)?);
     words.extend(paths.iter().cloned());
     Ok(words)
 }

@@ -2,41 +2,41 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
 use lbx::caller::Caller;
-use lbx::failure::{Failure, Result, fail, printable, say, status};
+use lbx::failure::{Result, printable, status};
 use lbx::operand::Wanted;
 use lbx::path::JsonPath;
-use lbx::{Name, record, step};
+use lbx::{Name, cli, record, selection, step};
 use lbx_discard::Cli;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 
 /// Discards what `cli` asks for.
 pub(crate) fn discard(cli: &Cli) -> Result<u8> {
-    let record = record::open(&cli.env)?;
+    let record = record::open(&cli.selection.env)?;
     record.require_caller(Caller::current())?;
-    let wanted = wanted(cli, &record.project())?;
+    let wanted = cli.selection.wanted(&record.project())?;
     if wanted.as_ref().is_some_and(Vec::is_empty) {
         return Ok(status::DONE);
     }
     let chosen = match &wanted {
         // one tells nothing of what the other covers
-        Some(wanted) if cli.yes && !wanted.iter().any(|wanted| matches!(wanted, Wanted::Alone(_))) => {
+        Some(wanted) if cli.selection.yes && !wanted.iter().any(|wanted| matches!(wanted, Wanted::Alone(_))) => {
             wanted.iter().map(|wanted| wanted.path().to_owned()).collect()
         }
-        None if cli.yes => Vec::new(),
+        None if cli.selection.yes => Vec::new(),
         _ => {
             let (chosen, count) = choose(&changes(&record.name)?, wanted.as_deref());
             if count == 0 {
                 return Ok(status::DONE);
             }
-            if !cli.yes && !agreed(count, &record.name)? {
+            if !cli.selection.yes && !agreed(count, &record.name)? {
                 return Ok(status::FAILED);
             }
             chosen
@@ -49,19 +49,6 @@ pub(crate) fn discard(cli: &Cli) -> Result<u8> {
         Some(_) => command.args(["--null", "--", record.name.as_str(), "-"]).stdin(Stdio::from(list(&chosen)?)),
     };
     match step::replace(command)? {}
-}
-
-/// What the command line asks for; `None`: everything.
-fn wanted(cli: &Cli, project: &Path) -> Result<Option<Vec<Wanted>>> {
-    match cli.paths.as_slice() {
-        [] => Ok(None),
-        [dash] if dash == "-" => {
-            let mut text = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut text).context("cannot read paths from standard input")?;
-            Wanted::list(&text, cli.null, project).map(Some)
-        }
-        words => words.iter().map(|word| Wanted::word(word, project)).collect::<Result<_>>().map(Some),
-    }
 }
 
 /// A list of paths that is nowhere, for a tool to read.
@@ -84,19 +71,12 @@ fn changes(name: &Name) -> Result<Vec<PathBuf>> {
         path: String,
         path_bytes: Option<String>,
     }
-    let mut command = step::sibling("lbx-diff")?;
-    command.args(["--on", "local", "--json", "--", name.as_str()]);
-    step::trace(&command);
-    let output = command.stderr(Stdio::inherit()).output().context("cannot run 'lbx-diff'")?;
-    // it has said why
-    if !matches!(output.status.code(), Some(0 | 1)) {
-        return fail(Failure::new("lbx-diff failed"));
-    }
     let path = |line: &[u8]| -> Result<PathBuf> {
         let line: Line = serde_json::from_slice(line)?;
         Ok(JsonPath::decode(line.path, line.path_bytes.as_deref())?)
     };
-    let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let text = selection::changes(name)?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| path(line).context("cannot understand what lbx-diff printed")).collect()
 }
 
@@ -124,15 +104,13 @@ fn choose(changes: &[PathBuf], wanted: Option<&[Wanted]>) -> (Vec<PathBuf>, usiz
 
 fn agreed(count: usize, name: &Name) -> Result<bool> {
     let count = if count == 1 { "1 change".to_owned() } else { format!("{count} changes") };
-    say(&format!("Discard {count} of {}? [y/N] ", printable(name.as_str())));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"))
+    cli::agreed(&format!("Discard {count} of {}?", printable(name.as_str())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn a_directory_goes_alone_when_nothing_is_kept_in_it() {

@@ -1,10 +1,8 @@
 //! Drops what was changed in an environment: asks, then `lbx-env discard`.
 
-use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use lbx::failure::{Failure, Result, Tool, fail, status};
+use lbx::failure::{Failure, Result, Tool, fail};
 use lbx::step::{self, Call};
 use lbx::{Place, cli};
 use lbx_discard::Cli;
@@ -23,13 +21,9 @@ const TOOL: Tool = Tool::new("lbx-discard");
 fn main() -> ExitCode {
     TOOL.run(|| {
         let cli: Cli = cli::parse()?;
-        if cli.paths.len() > 1 && cli.paths.iter().any(|path| path == "-") {
-            let message = "'-' reads all paths from standard input: no other may stand beside it";
-            return fail(Failure::new(message).status(status::USAGE));
-        }
+        cli.selection.is_listed()?;
         let place = Place::resolve(cli.common.on.as_ref())?;
-        let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        if !cli.yes && !can_ask {
+        if !cli.selection.yes && !cli::can_ask() {
             return fail(Failure::new("will not discard without asking, and this is no terminal").hint("-y"));
         }
         if place != Place::Local {
@@ -41,19 +35,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// This command line again, for the tool at `place`. Standard input goes along: a list of changes may be
-/// longer than a command line.
+/// This command line again, for the tool at `place`.
 fn call(cli: &Cli, place: &Place) -> Result<Call> {
     let mut words = cli.common.words(&Place::Local);
-    for (given, word) in [(cli.yes, "--yes"), (cli.null, "--null")] {
-        words.extend(given.then(|| OsString::from(word)));
-    }
-    words.push("--".into());
-    words.push(match lbx::Name::parse(&cli.env) {
-        Some(_) => cli.env.clone(),
-        None => place.path(cli.env.as_ref())?.into_os_string(),
-    });
-    words.extend(cli.paths.iter().cloned());
+    words.extend(cli.selection.words(place)?);
     Ok(Call { words, vars: Vec::new() })
 }
 

@@ -107,10 +107,7 @@ fn call(cli: &Cli, place: &Place, variables: &[(OsString, OsString)]) -> Result<
         words.push(with_value("--env=", &operand::assignment(word).0));
     }
     words.push("--".into());
-    words.push(match lbx::Name::parse(&cli.env) {
-        Some(_) => cli.env.clone(),
-        None => place.path(cli.env.as_ref())?.into_os_string(),
-    });
+    words.push(place.env(&cli.env)?);
     words.extend(cli.command.iter().cloned());
     Ok(Call { words, vars })
 }

@@ -241,7 +241,7 @@ impl Create {
         words.extend(self.name.iter().map(|name| word("--name", name)));
         if let Some(from) = &self.from {
             let (env, tag) = lbx::operand::tagged(from)?;
-            let mut env = if lbx::Name::parse(&env).is_some() { env } else { place.path(env.as_ref())?.into() };
+            let mut env = place.env(&env)?;
             match tag {
                 Some(tag) => env.push(format!("@{tag}")),
                 // the last part of the path is none

@@ -1,7 +1,6 @@
 //! Prints one JSON line per environment, sorted by name.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -79,10 +78,7 @@ fn words(cli: &Cli, place: &Place) -> Result<Vec<OsString>> {
     }
     words.push("--".into());
     for env in &cli.envs {
-        words.push(match env == "-" || lbx::Name::parse(env).is_some() {
-            true => env.clone(),
-            false => place.path(Path::new(env))?.into(),
-        });
+        words.push(if env == "-" { env.clone() } else { place.env(env)? });
     }
     Ok(words)
 }
@@ -111,6 +107,6 @@ mod tests {
         assert!(words_at("ssh:host", &["p"]).is_err());
         assert!(words_at("ssh:host", &["--containing", "."]).is_err());
         assert!(words_at("ssh:host", &["-"]).is_ok());
-        assert!(words_at("lima", &["p"]).unwrap().iter().any(|word| Path::new(word).is_absolute()));
+        assert!(words_at("lima", &["p"]).unwrap().iter().any(|word| std::path::Path::new(word).is_absolute()));
     }
 }

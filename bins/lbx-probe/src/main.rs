@@ -1,7 +1,6 @@
 //! Attacks environments from inside, and tells what the kernel answered.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use lbx::failure::{Result, Tool};
@@ -71,10 +70,7 @@ fn call(cli: &Cli, envs: &[OsString], place: &Place) -> Result<Call> {
         words.push("-".into());
     }
     for env in envs {
-        words.push(match lbx::Name::parse(env) {
-            Some(_) => env.clone(),
-            None => place.path(Path::new(env))?.into_os_string(),
-        });
+        words.push(place.env(env)?);
     }
     Ok(Call { words, vars: Vec::new() })
 }

@@ -69,10 +69,7 @@ fn call(cli: &Cli, place: &Place) -> Result<Call> {
         _ => {}
     }
     words.push("--".into());
-    words.push(match lbx::Name::parse(cli.verb.env()) {
-        Some(_) => cli.verb.env().clone(),
-        None => place.path(cli.verb.env().as_ref())?.into_os_string(),
-    });
+    words.push(place.env(cli.verb.env())?);
     words.extend(tags);
     Ok(Call { words, vars: Vec::new() })
 }

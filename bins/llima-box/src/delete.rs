@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
 use lbx::cli::Common;
-use lbx::failure::{Failure, Result, fail, printable, say, status};
+use lbx::failure::{Failure, Result, fail, printable, status};
 use lbx::step::{self, Call};
-use lbx::{Name, Place, operand, path, record};
+use lbx::{Name, Place, cli, operand, path, record};
 use llima_box::Consent;
 
 use crate::listing::{self, Environment};
@@ -51,7 +49,7 @@ pub(crate) fn some(operands: Vec<OsString>, null: bool, consent: Consent, common
         };
         let sizes = home_sizes(&environments);
         let told: String = environments.iter().map(|environment| told(environment, &sizes)).collect();
-        if !agreed(&told, &question)? {
+        if !cli::agreed(&format!("{told}{question}"))? {
             return Ok(status::FAILED);
         }
     }
@@ -71,7 +69,7 @@ pub(crate) fn all(consent: Consent, common: &Common) -> Result<u8> {
     if !consent.given() {
         let sizes = home_sizes(&environments);
         let question = format!("Delete all {}?", human::count(environments.len() as u64, "environment"));
-        if !agreed(&told_of_all(&environments, &sizes), &question)? {
+        if !cli::agreed(&format!("{}{question}", told_of_all(&environments, &sizes)))? {
             return Ok(status::FAILED);
         }
     }
@@ -81,7 +79,7 @@ pub(crate) fn all(consent: Consent, common: &Common) -> Result<u8> {
 
 /// Fails where the question could reach nobody.
 fn may_ask(consent: Consent) -> Result<()> {
-    if consent.given() || (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if consent.given() || cli::can_ask() {
         return Ok(());
     }
     fail(Failure::new("will not delete without asking, and this is no terminal").hint("-y"))
@@ -134,13 +132,6 @@ fn delete(names: &[OsString], consent: Consent, common: &Common) -> Result<u8> {
     }
     command.arg("--").args(names);
     listing::run(command)
-}
-
-fn agreed(told: &str, question: &str) -> Result<bool> {
-    say(&format!("{told}{question} [y/N] "));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"))
 }
 
 fn told(environment: &Environment, sizes: &HashMap<PathBuf, u64>) -> String {

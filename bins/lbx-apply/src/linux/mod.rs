@@ -28,10 +28,9 @@ use anyhow::Context;
 use lbx::caller::Caller;
 use lbx::failure::{Failure, Result, Tool, fail, printable, say, status};
 use lbx::layer::{self, Base};
-use lbx::operand::Wanted;
 use lbx::record::{self, Project, Record};
 use lbx::sys::Looks;
-use lbx::{Name, step};
+use lbx::{Name, cli, selection};
 use lbx_apply::Cli;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2};
 use rustix::io::Errno;
@@ -50,7 +49,7 @@ const MANY: usize = 4096;
 /// Applies what `cli` asks for.
 pub(crate) fn apply(tool: Tool, cli: &Cli) -> Result<u8> {
     let begun = now();
-    let record = record::open(&cli.env)?;
+    let record = record::open(&cli.selection.env)?;
     let caller = Caller::current();
     record.require_caller(caller)?;
     if record.options.project != Project::Cow {
@@ -88,7 +87,7 @@ pub(crate) fn apply(tool: Tool, cli: &Cli) -> Result<u8> {
     }
     let plan = plan::plan(&changes, &request, &project);
     note_unmatched(tool, cli, &request, &changes);
-    if request.wanted.is_none() && !cli.yes && !plan.steps.is_empty() && !agreed(&plan, &project)? {
+    if request.wanted.is_none() && !cli.selection.yes && !plan.steps.is_empty() && !agreed(&plan, &project)? {
         return Ok(status::FAILED);
     }
     carry_out(tool, cli, &sides, &plan, &request)
@@ -101,34 +100,16 @@ fn request(cli: &Cli, project: &Path) -> Result<Request> {
         (_, true) => Conflicts::Merge,
         _ => Conflicts::Leave,
     };
-    let mut request = Request { conflicts, ..Request::default() };
-    match cli.paths.as_slice() {
-        [] => {}
-        [dash] if dash == "-" => {
-            let mut text = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut text).context("cannot read paths from standard input")?;
-            request.wanted = Some(Wanted::list(&text, cli.null, project)?);
-        }
-        words => {
-            let wanted = words.iter().map(|word| Wanted::word(word, project)).collect::<Result<Vec<_>>>()?;
-            request.named = wanted.iter().map(|wanted| wanted.path().to_owned()).collect();
-            request.wanted = Some(wanted);
-        }
+    let mut request = Request { conflicts, wanted: cli.selection.wanted(project)?, ..Request::default() };
+    if !cli.selection.is_listed()? {
+        request.named = request.wanted.iter().flatten().map(|wanted| wanted.path().to_owned()).collect();
     }
     Ok(request)
 }
 
 /// What `lbx-diff` tells of environment `name`.
 fn changes(name: &Name) -> Result<Vec<Change>> {
-    let mut command = step::sibling("lbx-diff")?;
-    command.args(["--on", "local", "--json", "--", name.as_str()]);
-    step::trace(&command);
-    let output = command.stderr(std::process::Stdio::inherit()).output().context("cannot run 'lbx-diff'")?;
-    match output.status.code() {
-        Some(0 | 1) => change::parse(&output.stdout),
-        // it has said why
-        _ => fail(Failure::new("lbx-diff failed")),
-    }
+    change::parse(&selection::changes(name)?)
 }
 
 /// As whom the project is written: the caller; root acts as the project's owner, whose the files are to be.
@@ -307,8 +288,5 @@ fn agreed(plan: &Plan, project: &Path) -> Result<bool> {
         1 => "1 change".to_owned(),
         many => format!("{many} changes"),
     };
-    say(&format!("Apply {count} to {}? [y/N] ", printable(&project.display().to_string())));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES"))
+    cli::agreed(&format!("Apply {count} to {}?", printable(&project.display().to_string())))
 }
