@@ -13,6 +13,7 @@ pub mod machine;
 pub mod place;
 pub mod project;
 pub mod pty;
+pub mod review;
 pub mod user;
 pub mod vm;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::{Command, Place, User, command, home, machine, place, text, tool, tool_file};
+use crate::{Command, Place, User, command, home, machine, near, place, text, tool, tool_file};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -37,6 +37,14 @@ impl Project {
     /// As [`Project::new`], whose last component is `name`.
     pub fn named(name: impl AsRef<OsStr>) -> Project {
         Project::inside(&root(), name.as_ref())
+    }
+
+    /// A project with `script` done in it outside, and with a copy-on-write environment.
+    pub fn cow(script: &str) -> Project {
+        let project = Project::new();
+        project.outside(script);
+        project.create(&["--project", "cow"]);
+        project
     }
 
     /// A project in `user`'s home that belongs to them.
@@ -106,6 +114,11 @@ impl Project {
     /// Runs `script` by sh inside; it must succeed. Returns what it printed.
     pub fn sh(&self, script: &str) -> String {
         text(self.enter(["sh", "-euc", script]).assert().success())
+    }
+
+    /// Runs `script` by sh in the project, outside; it must succeed. Returns what it printed.
+    pub fn outside(&self, script: &str) -> String {
+        near(&format!("cd '{}'; {script}", self.str()))
     }
 
     /// The words of [`Project::enter`], for a terminal or another program to run.

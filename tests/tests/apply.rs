@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lbx_tests::place::HERE;
+use lbx_tests::review::{PICTURE, of_changes};
 use lbx_tests::{
     Command, Killing, Place, Project, Pty, User, errors, eventually, installed, near, only_at, place, scaled, text,
     tool, tool_file,
@@ -20,41 +21,13 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// Everything that is to be the same on both sides.
-const PICTURE: &str =
-    "find . -mindepth 1 ! -type d -printf '%P %y %m %s %l\\n' -o -mindepth 1 -printf '%P %y %m\\n' | LC_ALL=C sort
-    find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum";
 /// Everything about the project, but for when it was read.
 const WHOLE: &str = "find . -printf '%p %y %m %U %G %n %i %s %C@ %T@ %l\\n' | sort; find . -type f -print0 | sort -z |
     xargs -0r sha256sum";
 
-/// A project with `script` done in it, and a copy-on-write environment.
-fn project(script: &str) -> Project {
-    let project = Project::new();
-    outside(&project, script);
-    project.create(&["--project", "cow"]);
-    project
-}
-
-/// Runs `script` in the project, as whoever owns it.
-fn outside(project: &Project, script: &str) -> String {
-    near(&format!("cd '{}'; {script}", project.str()))
-}
-
 /// `lbx-apply OPTIONS ENV PATHS`
 fn apply(env: impl AsRef<OsStr>, options: &[&str], paths: &[&str]) -> Command {
-    if place() == Place::Lima {
-        // a VM's clock and that of the files of its host differ a little: what was just done there would look
-        // as if it was done meanwhile
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
     of_changes("lbx-apply", env, options, paths)
-}
-
-fn of_changes(name: &str, env: impl AsRef<OsStr>, options: &[&str], paths: &[&str]) -> Command {
-    let mut command = tool(name);
-    command.args(options).arg("--").arg(env).args(paths);
-    command
 }
 
 /// What `lbx-diff` prints with `options`.
@@ -77,21 +50,21 @@ const SESSION: &str = "echo more >>src/a; echo new >made; mkdir -p dir/below; ec
 
 #[test]
 fn what_was_changed_inside_comes_out_whole_and_nothing_before_that() {
-    let project = project(LAID_OUT);
-    let before = outside(&project, WHOLE);
+    let project = Project::cow(LAID_OUT);
+    let before = project.outside(WHOLE);
     project.sh(SESSION);
     let seen = project.sh(PICTURE);
-    assert_eq!(outside(&project, WHOLE), before, "a session");
+    assert_eq!(project.outside(WHOLE), before, "a session");
     let plan = text(apply(&project, &["--dry-run"], &[]).assert().success().stderr(""));
-    assert_eq!(outside(&project, WHOLE), before, "a plan");
+    assert_eq!(project.outside(WHOLE), before, "a plan");
     assert!(plan.contains("make directory 0755 dir/below\n") && plan.contains("set mode 0700 src\n"), "{plan}");
     apply(&project, &["-y"], &[]).assert().success().stdout("").stderr("");
-    assert_eq!(outside(&project, PICTURE), seen);
+    assert_eq!(project.outside(PICTURE), seen);
     assert_eq!(lines(&project), "");
     assert_eq!(project.sh(PICTURE), seen, "inside it is as it was");
-    let applied = outside(&project, WHOLE);
+    let applied = project.outside(WHOLE);
     apply(&project, &["-y"], &[]).assert().success().stderr("");
-    assert_eq!(outside(&project, WHOLE), applied, "once is enough");
+    assert_eq!(project.outside(WHOLE), applied, "once is enough");
     project.must("stop");
     assert_eq!(project.sh(PICTURE), seen, "after a stop");
 }
@@ -108,7 +81,7 @@ fn a_part_comes_out_and_no_more_than_that_however_it_is_named() {
         (&[], &["--name-only"]),
         (&["-0"], &["-z", "--name-only"]),
     ] {
-        let project = project(LAID_OUT);
+        let project = Project::cow(LAID_OUT);
         project.sh(session);
         let mut command = match input {
             [] => apply(&project, options, &["src/deep/", "./src/a"]),
@@ -149,10 +122,10 @@ fn a_part_comes_out_and_no_more_than_that_however_it_is_named() {
 
 #[test]
 fn what_both_sides_changed_is_named_and_left_alone() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     project.sh("for f in src/a same src/run; do echo inside >>$f; done; rm gone/x; echo inside >new; echo inside >mine; ln -s a l");
-    outside(&project, "for f in src/a gone/x new l; do echo outside >>$f; done; rm same");
-    let before = outside(&project, "cat src/a gone/x new l; ! ls same 2>/dev/null");
+    project.outside("for f in src/a gone/x new l; do echo outside >>$f; done; rm same");
+    let before = project.outside("cat src/a gone/x new l; ! ls same 2>/dev/null");
     let assert = apply(&project, &["-y"], &[]).assert().code(1).stdout("");
     let said = errors(assert);
     for path in ["gone/x", "l", "new", "src/a"] {
@@ -164,31 +137,31 @@ fn what_both_sides_changed_is_named_and_left_alone() {
         "{said}"
     );
     assert_eq!(said.lines().count(), 6, "{said}");
-    assert_eq!(outside(&project, "cat src/a gone/x new l; ! ls same 2>/dev/null"), before);
-    assert_eq!(outside(&project, "cat mine; tail -n 1 src/run"), "inside\ninside\n", "the rest is applied");
+    assert_eq!(project.outside("cat src/a gone/x new l; ! ls same 2>/dev/null"), before);
+    assert_eq!(project.outside("cat mine; tail -n 1 src/run"), "inside\ninside\n", "the rest is applied");
     // what was applied is no conflict with what is changed later
     project.sh("echo again >mine");
     apply(&project, &[], &["mine"]).assert().success();
-    outside(&project, "echo outside >mine");
+    project.outside("echo outside >mine");
     project.sh("echo once more >mine");
     apply(&project, &[], &["mine"]).assert().code(1);
     if place() == Place::Lima {
         // what its host removes, 9p takes for something that is in the way
-        outside(&project, "echo outside >same");
+        project.outside("echo outside >same");
     }
     apply(&project, &["--force", "-y"], &[]).assert().success().stderr("");
-    assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+    assert_eq!(project.outside(PICTURE), project.sh(PICTURE));
 }
 
 #[test]
 fn a_directory_in_which_the_person_made_something_is_not_removed() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     project.sh("rm -r gone tofile; echo f >tofile");
-    outside(&project, "echo mine >gone/sub/mine; echo mine >tofile/mine");
+    project.outside("echo mine >gone/sub/mine; echo mine >tofile/mine");
     apply(&project, &["-y"], &[]).assert().code(1).stderr(contains("'gone/sub'").and(contains("'tofile'")));
-    assert_eq!(outside(&project, "cat gone/sub/mine tofile/mine"), "mine\nmine\n");
+    assert_eq!(project.outside("cat gone/sub/mine tofile/mine"), "mine\nmine\n");
     apply(&project, &["-y", "--force"], &[]).assert().success();
-    assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+    assert_eq!(project.outside(PICTURE), project.sh(PICTURE));
 }
 
 #[test]
@@ -198,12 +171,10 @@ fn files_that_both_sides_changed_are_merged_where_git_holds_what_they_were() {
     }
     let project = Project::new();
     let commit = "git -c user.name=x -c user.email=x@x commit -qm x";
-    outside(&project, &format!("git init -q .; seq 9 >f; seq 9 >g; git add .; {commit}; seq 9 >untracked; sleep 2"));
+    project.outside(&format!("git init -q .; seq 9 >f; seq 9 >g; git add .; {commit}; seq 9 >untracked; sleep 2"));
     project.create(&["--project", "cow"]);
     project.sh("for f in f g untracked; do sed -i 's/^2$/inside/' $f; done");
-    outside(
-        &project,
-        &format!(
+    project.outside(&format!(
             "sed -i 's/^8$/outside/' f untracked; sed -i 's/^2$/outside/' g; git commit -q -a -m y --author 'x <x@x>' -c x 2>/dev/null || {commit} -a"
         ),
     );
@@ -226,7 +197,7 @@ fn files_that_both_sides_changed_are_merged_where_git_holds_what_they_were() {
 
 #[test]
 fn all_is_applied_after_a_question_and_elsewhere_with_a_word() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     project.sh("echo 1 >one; echo 2 >two");
     apply(&project, &[], &[]).assert().code(1).stderr(contains("no terminal").and(contains("hint: -y")));
     let words = |name: &str| [tool_file(name).into_os_string(), project.path().into()];
@@ -252,7 +223,7 @@ fn all_is_applied_after_a_question_and_elsewhere_with_a_word() {
 
 #[test]
 fn what_is_discarded_is_as_the_project_has_it() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     let seen = project.sh(PICTURE);
     project.sh(SESSION);
     let discard = |paths: &[&str]| of_changes("lbx-discard", &project, &["-y"], paths);
@@ -275,7 +246,7 @@ fn what_is_discarded_is_as_the_project_has_it() {
 
 #[test]
 fn what_leads_out_and_what_is_no_file_must_be_named() {
-    let project = project("mkdir d");
+    let project = Project::cow("mkdir d");
     project.sh("ln -s /etc/passwd out; ln -s ../../x d/up; ln -s ../x d/in; mkfifo fifo; ln -s \"$PWD/d\" own");
     let said = errors(apply(&project, &["-y"], &[]).assert().code(1));
     for path in ["out", "d/up", "fifo"] {
@@ -299,9 +270,9 @@ fn what_leads_out_and_what_is_no_file_must_be_named() {
 
 #[test]
 fn a_hostile_name_is_shown_escaped_and_applied_as_it_is() {
-    let project = project("mkdir d");
+    let project = Project::cow("mkdir d");
     project.sh("touch -- \"d/$(printf 'a\\n\\033[2Jb')\" \"$(printf '\\377')\" '-y' \"$(printf 'A\\tx')\" '\"q\"' '{j}'; echo x >x");
-    outside(&project, "echo mine >\"d/$(printf 'a\\n\\033[2Jb')\"");
+    project.outside("echo mine >\"d/$(printf 'a\\n\\033[2Jb')\"");
     let said = errors(apply(&project, &["-y", "-v"], &[]).assert().code(1));
     assert!(said.contains("conflict: 'd/a\\n\\u{1b}[2Jb'"), "{said}");
     assert!(!said.contains('\u{1b}'), "{said}");
@@ -311,7 +282,7 @@ fn a_hostile_name_is_shown_escaped_and_applied_as_it_is() {
         project.sh("for f in ./* d/*; do [ -d \"$f\" ] || echo more >>\"$f\"; done");
         apply(&project, &[], &["-"]).write_stdin(diff(&project, options)).assert().success().stderr("");
         assert_eq!(lines(&project), "", "{options:?}");
-        assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+        assert_eq!(project.outside(PICTURE), project.sh(PICTURE));
     }
 }
 
@@ -365,7 +336,7 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
     let limit = Instant::now() + scaled(Duration::from_secs(20));
     let mut killing = Killing::default();
     for _ in 0..60 {
-        let project = project(
+        let project = Project::cow(
             "mkdir -p old/sub mod; for n in $(seq 150); do echo $n >old/$n; echo $n >old/sub/$n; echo $n >mod/$n; done",
         );
         project.sh(
@@ -383,7 +354,7 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
             assert!(said.is_empty() || said.contains("is at work"), "{said}");
             again.status.success()
         });
-        assert_eq!(outside(&project, PICTURE), seen, "{killing:?}");
+        assert_eq!(project.outside(PICTURE), seen, "{killing:?}");
         assert_eq!(lines(&project), "");
         if killing.killed > 10 && Instant::now() > limit {
             break;
@@ -399,7 +370,7 @@ fn a_directory_that_is_swapped_for_a_link_meanwhile_is_not_followed() {
     }
     let victim = Project::named("victim");
     victim.write("precious", "kept");
-    let project = project("mkdir d; for n in $(seq 50); do echo $n >d/$n; done");
+    let project = Project::cow("mkdir d; for n in $(seq 50); do echo $n >d/$n; done");
     project.sh("rm d/?; for n in $(seq 10 90); do echo x >d/$n; done; echo x >d/precious");
     symlink(victim.path(), project.path().join("link")).unwrap();
     let ended = Arc::new(AtomicBool::new(false));
@@ -424,7 +395,7 @@ fn one_at_a_time_applies() {
     if !only_at(&HERE, "the lock is held here") {
         return;
     }
-    let project = project("");
+    let project = Project::cow("");
     project.sh("echo x >x");
     let dir = std::fs::File::open(Path::new("/var/lib/llima-box/envs").join(project.name()).join("project")).unwrap();
     rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -594,7 +565,7 @@ struct Sequence {
 
 impl Sequence {
     fn new(seed: u64) -> Sequence {
-        let project = project("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
+        let project = Project::cow("mkdir -p d/e f; for p in a b d/a d/e/a f/a; do echo old >$p; done; ln -s a c");
         Sequence {
             random: Random(seed | 1),
             session: Some(Session::of(&project)),
@@ -613,7 +584,7 @@ impl Sequence {
     }
 
     fn outside(&self) -> Tree {
-        tree(&outside(&self.project, TREE))
+        tree(&self.project.outside(TREE))
     }
 
     fn inside(&mut self) -> Tree {

@@ -13,19 +13,6 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-/// A project with `script` done in it, and a copy-on-write environment.
-fn project(script: &str) -> Project {
-    let project = Project::new();
-    outside(&project, script);
-    project.create(&["--project", "cow"]);
-    project
-}
-
-/// Runs `script` in the project, as whoever owns it.
-fn outside(project: &Project, script: &str) -> String {
-    near(&format!("cd '{}'; {script}", project.str()))
-}
-
 /// `lbx-diff WORDS PROJECT`
 fn diff(project: &Project, words: &[&str]) -> Command {
     let mut command = tool("lbx-diff");
@@ -52,7 +39,7 @@ fn conflicts(project: &Project) -> Vec<String> {
 
 #[test]
 fn every_kind_of_change_has_its_letter() {
-    let project = project(
+    let project = Project::cow(
         "mkdir -p src/deep gone/sub opaque kept emptied; for f in mod del mode src/deep/f gone/g gone/sub/h same opaque/o \
          opaque/o2 tofile/x kept/k emptied/e; do mkdir -p $(dirname $f); echo $f >$f; done; echo x >todir; ln -s mod link
          ln -s mod kept/link; echo hard >hard1; ln hard1 hard2; truncate -s 1M sparse; mkfifo fifo",
@@ -84,7 +71,7 @@ fn every_kind_of_change_has_its_letter() {
 
 #[test]
 fn what_was_only_touched_is_no_change() {
-    let project = project("mkdir d; echo a >a; echo b >d/b; ln -s a l; printf '' >empty; truncate -s 8M hole");
+    let project = Project::cow("mkdir d; echo a >a; echo b >d/b; ln -s a l; printf '' >empty; truncate -s 8M hole");
     project.sh(
         "touch a d d/b empty hole; cp a x; cat x >a; rm x; mv d/b d/c; mv d/c d/b; rm l; ln -s a l; chmod 600 a; chmod 644 a
          rm -r d; mkdir d; echo b >d/b; dd if=/dev/zero of=hole bs=1M count=8 status=none",
@@ -97,7 +84,7 @@ fn what_was_only_touched_is_no_change() {
 
 #[test]
 fn a_hostile_name_is_escaped_for_a_person_and_whole_for_a_program() {
-    let project = project("true");
+    let project = Project::cow("true");
     // a newline, an escape code, a quote, C1, what is no UTF-8; a tab and a backslash; spaces
     project.sh(
         r#"touch "$(printf 'a\nb\033[2J"\302\233\377')" "$(printf 't\t\\x')" ' sp ace ' ./-dash; mkdir "$(printf 'd\nx')""#,
@@ -127,7 +114,7 @@ fn a_hostile_name_is_escaped_for_a_person_and_whole_for_a_program() {
 
 #[test]
 fn json_tells_what_it_was_and_what_it_is() {
-    let project = project("printf old >m; chmod 644 m; ln -s m l; echo d >d; mkdir dir; chmod 755 dir");
+    let project = Project::cow("printf old >m; chmod 644 m; ln -s m l; echo d >d; mkdir dir; chmod 755 dir");
     project.sh("printf newer >m; chmod 755 m; rm l; ln -s x l; rm d; chmod 700 dir; mkfifo p; rm -f t; ln -s /etc t");
     let objects = objects(&project, &["--digest"]);
     let digest = |text: &str| near(&format!("printf %s {text} | sha256sum"))[..64].to_owned();
@@ -154,7 +141,7 @@ fn attributes_of_files_are_compared() {
     if !only_at(&HERE, "the file system of the suite's projects in a VM carries no attributes") {
         return;
     }
-    let project = project("echo a >a; echo b >b; mkdir d");
+    let project = Project::cow("echo a >a; echo b >b; mkdir d");
     let set = "import os, sys; os.setxattr(sys.argv[1], sys.argv[2], sys.argv[3].encode())";
     near(&format!("cd '{}'; python3 -c '{set}' b user.k v", project.str()));
     for path in ["a", "d", "b"] {
@@ -166,7 +153,7 @@ fn attributes_of_files_are_compared() {
 
 #[test]
 fn paths_choose_what_is_compared() {
-    let project = project("mkdir -p src/a; echo 1 >src/a/x; echo 1 >src/b; echo 1 >srcs");
+    let project = Project::cow("mkdir -p src/a; echo 1 >src/a/x; echo 1 >src/b; echo 1 >srcs");
     project.sh("echo 2 >src/a/x; echo 2 >src/b; echo 2 >srcs; chmod 700 src");
     let of = |words: &[&str]| text(diff(&project, &["--name-only"]).args(words).assert());
     assert_eq!(of(&["src"]), "src/\nsrc/a/x\nsrc/b\n");
@@ -196,14 +183,14 @@ fn what_cannot_be_told_is_status_2() {
 
 #[test]
 fn what_both_sides_changed_is_a_conflict() {
-    let project = project("mkdir d; for f in both mine theirs gone d/x; do echo $f >$f; done");
+    let project = Project::cow("mkdir d; for f in both mine theirs gone d/x; do echo $f >$f; done");
     project.sh("echo in >>both; echo in >>mine; rm gone; echo in >new; echo in >d/new; chmod 700 d; echo in >touched");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     // (a): its ctime tells
-    outside(&project, "echo out >>both; echo out >>gone; echo out >>theirs");
+    project.outside("echo out >>both; echo out >>gone; echo out >>theirs");
     assert_eq!(conflicts(&project), ["both", "gone"]);
     // (c): what came outside in the place of what was made inside
-    outside(&project, "echo out >new; chmod 755 d");
+    project.outside("echo out >new; chmod 755 d");
     let mut all = vec!["both", "d", "gone", "new"];
     if place() == Place::Lima {
         // where no handle tells a directory from another, what is in one whose mode was changed is in doubt
@@ -211,41 +198,42 @@ fn what_both_sides_changed_is_a_conflict() {
     }
     assert_eq!(conflicts(&project), all);
     // the same on both sides is none, and no change
-    outside(&project, "echo in >touched");
+    project.outside("echo in >touched");
     assert!(!changes(&project, &[]).contains("touched"));
     // a change of mode alone counts as well
-    outside(&project, "chmod 600 mine");
+    project.outside("chmod 600 mine");
     assert!(conflicts(&project).contains(&"mine".to_owned()));
 }
 
 #[test]
 fn a_file_in_whose_place_there_is_another_or_none_is_a_conflict() {
-    let project = project("mkdir d; for f in a b c old d/x; do echo $f >$f; done");
+    let project = Project::cow("mkdir d; for f in a b c old d/x; do echo $f >$f; done");
     project.sh("echo in >>a; echo in >>b; rm c; echo in >>d/x; echo in >plain");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     // (b), by the time of the rename or by the handle; (d)
-    outside(&project, "mv old a; rm b");
+    project.outside("mv old a; rm b");
     assert_eq!(conflicts(&project), ["a", "b"]);
     assert!(changes(&project, &[]).contains("A\tb\n"));
     // both removed it: nothing is left to say
-    outside(&project, "rm c");
+    project.outside("rm c");
     assert!(!changes(&project, &[]).contains("c\n"));
     assert_eq!(conflicts(&project), ["a", "b"]);
 }
 
 #[test]
 fn everything_in_a_directory_that_was_replaced_is_a_conflict() {
-    let project =
-        project("for d in d e f other/d other/e; do mkdir -p $d/sub; for f in x y sub/z; do echo 1 >$d/$f; done; done");
+    let project = Project::cow(
+        "for d in d e f other/d other/e; do mkdir -p $d/sub; for f in x y sub/z; do echo 1 >$d/$f; done; done",
+    );
     project.sh("echo in >>d/x; echo in >>d/sub/z; echo in >d/new; rm d/y; rm -r e; echo in >>f/x");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     // (e): nothing of what is in it has a new ctime
-    outside(&project, "mv d away; mv other/d d; mv e away2; mv other/e e");
+    project.outside("mv d away; mv other/d d; mv e away2; mv other/e e");
     assert_eq!(conflicts(&project), ["d/new", "d/sub/z", "d/x", "d/y", "e", "e/sub", "e/sub/z", "e/x", "e/y"]);
-    outside(&project, "rm -r f");
+    project.outside("rm -r f");
     assert!(conflicts(&project).contains(&"f/x".to_owned()));
     // the project itself
-    let project = self::project("mkdir ../other; for d in . ../other; do echo 1 >$d/f; done");
+    let project = Project::cow("mkdir ../other; for d in . ../other; do echo 1 >$d/f; done");
     project.sh("rm f");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     near(&format!("cd '{}'; mv app away; mv other app", project.base().display()));
@@ -257,10 +245,10 @@ fn what_was_moved_or_linked_inside_is_no_conflict() {
     if !only_at(&HERE, "the VM's file system of projects knows no file by a handle") {
         return;
     }
-    let project = project("mkdir d; for f in a b c d/x; do echo $f >$f; done");
+    let project = Project::cow("mkdir d; for f in a b c d/x; do echo $f >$f; done");
     project.sh("mv a moved; mv b c; ln d/x d/y; mv d/x there; mkdir n; mv c n/c; cp -a d copy; mv moved d/moved");
     // the directories have new times by now
-    outside(&project, "touch other d/other");
+    project.outside("touch other d/other");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     assert!(objects(&project, &[]).len() > 5);
     // where the other end of it is not asked for
@@ -270,9 +258,9 @@ fn what_was_moved_or_linked_inside_is_no_conflict() {
 
 #[test]
 fn what_was_applied_is_no_conflict() {
-    let project = project("mkdir d o; echo 1 >a; echo 1 >d/b; echo 1 >c; echo 1 >o/x; echo 1 >o/y");
+    let project = Project::cow("mkdir d o; echo 1 >a; echo 1 >d/b; echo 1 >c; echo 1 >o/x; echo 1 >o/y");
     project.sh("echo in >>a; echo in >>d/b; echo in >>c");
-    outside(&project, "for f in a d/b c; do echo 2 >.new; mv .new $f; done");
+    project.outside("for f in a d/b c; do echo 2 >.new; mv .new $f; done");
     assert_eq!(conflicts(&project), ["a", "c", "d/b"]);
     let line = |path: &str| {
         let stat = host(&format!("cd '{}'; stat -c '%i %Z %z' {path}", project.str()));
@@ -284,21 +272,21 @@ fn what_was_applied_is_no_conflict() {
     let applied = format!("/var/lib/llima-box/envs/{}/project/applied", project.name());
     write(&applied, format!("{}{}", line("a"), line("d/b")).as_bytes());
     assert_eq!(conflicts(&project), ["c"]);
-    outside(&project, "echo out >>a");
+    project.outside("echo out >>a");
     assert_eq!(conflicts(&project), ["a", "c"]);
     // what was hidden as a whole, where something came or went: it may be another's, unless it is known
     project.sh("rm -r o; mkdir o; echo in >o/x");
     assert_eq!(conflicts(&project), ["a", "c"]);
-    outside(&project, "touch o/z");
+    project.outside("touch o/z");
     assert_eq!(conflicts(&project), ["a", "c", "o/x", "o/y", "o/z"]);
     write(&applied, line("o").as_bytes());
-    outside(&project, "touch o/zz");
+    project.outside("touch o/zz");
     assert_eq!(conflicts(&project), ["a", "c", "d/b", "o/z", "o/zz"]);
 }
 
 #[test]
 fn without_a_base_everything_is_a_conflict() {
-    let project = project("echo 1 >a");
+    let project = Project::cow("echo 1 >a");
     project.sh("echo in >>a");
     assert_eq!(conflicts(&project), Vec::<String>::new());
     write(format!("/var/lib/llima-box/envs/{}/project/base.json", project.name()), b"{");
@@ -348,7 +336,7 @@ fn git_applies_a_patch_in_a_repository_and_elsewhere() {
     if !installed(&["git"]) {
         return;
     }
-    let project = project(
+    let project = Project::cow(
         "mkdir -p src gone/sub; seq 100 >src/text; seq 100 >src/moved; printf 'no end' >noend; echo x >run; chmod 755 run
          head -c 5000 /dev/zero >bin; head -c 300 /dev/urandom >bingone; touch empty emptygone; echo g >gone/g; echo h >gone/sub/h
          ln -s src link; ln -s src linkgone; ln -s src tofile; echo f >tolink; echo f >todir; mkdir fromdir; echo x >fromdir/x
@@ -387,7 +375,7 @@ fn git_applies_a_patch_in_a_repository_and_elsewhere() {
 
 #[test]
 fn a_patch_has_nothing_that_git_cannot_carry() {
-    let project = project("echo a >a; mkdir d; mkfifo p");
+    let project = Project::cow("echo a >a; mkdir d; mkfifo p");
     project.sh("mkdir new; mkfifo pipe; chmod 640 a; chmod 700 d; rm p");
     diff(&project, &["--patch"]).assert().code(1).stdout("").stderr("");
     assert_eq!(changes(&project, &[]), "M\ta\nM\td/\nA\tnew/\nD\tp\nA\tpipe\n");
@@ -395,7 +383,7 @@ fn a_patch_has_nothing_that_git_cannot_carry() {
 
 #[test]
 fn changed_lines_are_counted() {
-    let project = project("seq 5 >a; echo b >b; ln -s a l; printf '\\0' >z");
+    let project = Project::cow("seq 5 >a; echo b >b; ln -s a l; printf '\\0' >z");
     project.sh("sed -i '2d; s/4/four/' a; rm b; ln -sf b l; printf '\\0\\0' >z; mkfifo p; mkdir d");
     assert_eq!(
         changes(&project, &["--stat"]),
@@ -405,7 +393,7 @@ fn changed_lines_are_counted() {
 
 #[test]
 fn on_a_terminal_it_is_coloured_and_paged_and_obeys_nothing() {
-    let project = project("echo a >a");
+    let project = Project::cow("echo a >a");
     project.sh("printf 'b\\033]0;title\\007\\n' >a");
     let words = |words: &[&str]| -> Vec<OsString> {
         let own = words.iter().map(OsString::from);
@@ -427,7 +415,7 @@ fn what_stands_for_a_whiteout_is_one() {
     if !only_at(&HERE, "the marks are made by hand") {
         return;
     }
-    let project = project("mkdir d; echo x >d/x; echo y >d/y");
+    let project = Project::cow("mkdir d; echo x >d/x; echo y >d/y");
     project.sh("echo new >d/new; : >d/empty");
     project.must("stop");
     let upper = format!("/var/lib/llima-box/envs/{}/project/upper/d", project.name());
@@ -448,7 +436,7 @@ fn directories_that_are_swapped_for_links_lead_nowhere() {
     if !only_at(&[Place::Local], "the far tool is the same, and a call takes longer") {
         return;
     }
-    let project = project("for n in $(seq 30); do mkdir -p d$n; echo old >d$n/f; done");
+    let project = Project::cow("for n in $(seq 30); do mkdir -p d$n; echo old >d$n/f; done");
     let victim = project.base().join("victim");
     near(&format!("mkdir '{0}'; echo precious >'{0}/f'; echo precious >'{0}/g'", victim.display()));
     project.sh("for n in $(seq 30); do echo new >d$n/f; echo new >d$n/g; done");

@@ -53,9 +53,7 @@ fn attack(feature: &str, succeeds: impl Fn(&Path) -> bool) {
 
 /// A copy-on-write project with `before` done in it outside, and `session` inside.
 fn project(before: &str, session: &str) -> Project {
-    let project = Project::new();
-    outside(&project, before);
-    project.create(&["--project", "cow"]);
+    let project = Project::cow(before);
     project.sh(session);
     project
 }
@@ -67,10 +65,6 @@ fn project_of(user: &User, before: &str, session: &str) -> Project {
     tool_of(user, &bin_dir(), "lbx-env").args(["create", "--project", "cow"]).arg(project.path()).assert().success();
     project.sh(session);
     project
-}
-
-fn outside(project: &Project, script: &str) -> String {
-    near(&format!("cd '{}'; {script}", project.str()))
 }
 
 /// Runs `work` while the directory `d` of `project` and the link `link` beside it change places.
@@ -100,7 +94,7 @@ fn what_is_applied_goes_through_no_link_that_is_put_in_its_way() {
         project(laid_out, "rm d/?; for n in $(seq 10 90); do echo x >d/$n; done; echo x >d/precious; rm d/10");
     let is_lost = |tools: &Path| {
         near(&format!("rm -rf '{0}'; mkdir '{0}'; echo kept >'{0}/precious'", victim.str()));
-        outside(&project, laid_out);
+        project.outside(laid_out);
         symlink(victim.path(), project.path().join("link")).unwrap();
         while_swapped(&project, || {
             let _ = tool(tools, "lbx-apply").args(["-y", "-q", "--force"]).arg(project.path()).output().unwrap();
@@ -142,10 +136,10 @@ fn nothing_is_applied_where_the_person_may_not_write() {
     }
     let ada = User::new();
     let project = project_of(&ada, "mkdir d; echo old >d/f", "echo new >d/f; echo new >d/g");
-    outside(&project, "chown -R 0:0 d");
+    project.outside("chown -R 0:0 d");
     attack("broken-apply-person", |tools| {
         let _ = tool_of(&ada, tools, "lbx-apply").args(["-y", "-q", "--force"]).arg(project.path()).output().unwrap();
-        outside(&project, "cat d/*") != "old\n"
+        project.outside("cat d/*") != "old\n"
     });
 }
 
@@ -156,7 +150,7 @@ fn nothing_is_shown_that_the_person_may_not_read() {
     }
     let ada = User::new();
     let project = project_of(&ada, "mkdir d; echo secret >d/f; echo secret >f", "rm f; echo new >d/f");
-    outside(&project, "chown 0:0 f d; chmod 600 f; chmod 700 d");
+    project.outside("chown 0:0 f d; chmod 600 f; chmod 700 d");
     attack("broken-diff-looks", |tools| {
         let shown = tool_of(&ada, tools, "lbx-diff").arg("--patch").arg(project.path()).output().unwrap().stdout;
         String::from_utf8_lossy(&shown).contains("-secret")
@@ -169,10 +163,10 @@ fn nothing_is_applied_over_what_the_person_wrote() {
         return;
     }
     let project = project("echo 1 >a; echo 1 >b; echo 1 >c", "echo in >a; rm b; echo in >new");
-    outside(&project, "echo mine >a; echo mine >b; echo mine >new");
+    project.outside("echo mine >a; echo mine >b; echo mine >new");
     let is_lost = |tools: &Path| {
         let _ = tool(tools, "lbx-apply").args(["-y", "-q"]).arg(project.path()).output().unwrap();
-        outside(&project, "cat a b new 2>&1 || :") != "mine\nmine\nmine\n"
+        project.outside("cat a b new 2>&1 || :") != "mine\nmine\nmine\n"
     };
     // what lbx-diff does not tell, lbx-apply sees
     if let Some(tools) = broken("broken-diff-conflicts") {
@@ -187,7 +181,7 @@ fn what_the_person_wrote_is_told() {
         return;
     }
     let project = project("echo 1 >a", "echo in >a");
-    outside(&project, "echo mine >a");
+    project.outside("echo mine >a");
     attack("broken-diff-conflicts", |tools| {
         let told = tool(tools, "lbx-diff").arg("--json").arg(project.path()).output().unwrap().stdout;
         !String::from_utf8_lossy(&told).contains("\"conflict\":true")

@@ -4,15 +4,12 @@
 use std::path::Path;
 
 use lbx_tests::place::HERE;
-use lbx_tests::{Command, Place, Project, User, errors, near, only_at, place, text, tool};
+use lbx_tests::review::{PICTURE, of_changes};
+use lbx_tests::{Place, Project, User, errors, near, only_at, text, tool};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
-/// Everything that is to be the same on both sides.
-const PICTURE: &str =
-    "find . -mindepth 1 ! -type d -printf '%P %y %m %s %l\\n' -o -mindepth 1 -printf '%P %y %m\\n' | LC_ALL=C sort
-    find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum";
 const LAID_OUT: &str = "mkdir -p src/deep empty gone/sub again/sub; for f in src/a src/b src/deep/c src/run gone/x gone/sub/y same todir again/x again/sub/y kept; do echo $f >$f; done; chmod 750 src/run; ln -s src/a link; mkdir tofile; echo x >tofile/x";
 /// Three sessions, each of which changes what the others did.
 const SESSIONS: [&str; 3] = [
@@ -26,32 +23,9 @@ const SESSIONS: [&str; 3] = [
      echo x >again/x; rm twice; mkdir twice; echo in >twice/in; chmod 644 same; rm -r empty; mv src/a src/aa",
 ];
 
-/// A project with `script` done in it, and a copy-on-write environment.
-fn project(script: &str) -> Project {
-    let project = Project::new();
-    outside(&project, script);
-    project.create(&["--project", "cow"]);
-    project
-}
-
-/// Runs `script` in the project, as whoever owns it.
-fn outside(project: &Project, script: &str) -> String {
-    near(&format!("cd '{}'; {script}", project.str()))
-}
-
 fn save(project: &Project, tag: &str) {
     project.must("stop");
     project.env_tool("save").arg("--").arg(project.path()).arg(tag).assert().success().stdout("");
-}
-
-fn of_changes(name: &str, env: impl AsRef<std::ffi::OsStr>, options: &[&str], paths: &[&str]) -> Command {
-    if name == "lbx-apply" && place() == Place::Lima {
-        // the clocks of a VM and of its host's files differ a little
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
-    let mut command = tool(name);
-    command.args(options).arg("--").arg(env).args(paths);
-    command
 }
 
 /// What `lbx-diff` prints with `options`; nothing fails.
@@ -79,7 +53,7 @@ fn objects(project: &Project) -> (Vec<Value>, Vec<Option<String>>) {
 
 #[test]
 fn a_snapshot_changes_nothing_of_what_is_told() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     let seen = |project: &Project| (objects(project).0, diff(project, &["-z"]), diff(project, &["--patch"]));
     let mut frozen = 0;
     for (count, session) in SESSIONS.iter().enumerate() {
@@ -106,7 +80,7 @@ fn a_snapshot_changes_nothing_of_what_is_told() {
 
 #[test]
 fn what_is_applied_after_snapshots_is_what_was_seen_inside() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     for (count, session) in SESSIONS.iter().enumerate() {
         project.sh(session);
         if count < 2 {
@@ -117,20 +91,20 @@ fn what_is_applied_after_snapshots_is_what_was_seen_inside() {
     of_changes("lbx-apply", project.path(), &[], &["again", "twice"]).assert().success().stderr("");
     assert_eq!(project.sh(PICTURE), seen);
     of_changes("lbx-apply", project.path(), &["-y"], &[]).assert().success().stdout("").stderr("");
-    assert_eq!(outside(&project, PICTURE), seen);
+    assert_eq!(project.outside(PICTURE), seen);
     assert_eq!((lines(&project), project.sh(PICTURE)), (String::new(), seen.clone()));
     // and of what comes then, only that
     project.sh("echo later >later; rm kept");
     save(&project, "t3");
     assert_eq!(lines(&project), "D kept\nA later\n");
     of_changes("lbx-apply", project.path(), &["-y"], &[]).assert().success().stderr("");
-    assert_eq!(outside(&project, "cat later; ls kept 2>&1 | wc -l"), "later\n1\n");
+    assert_eq!(project.outside("cat later; ls kept 2>&1 | wc -l"), "later\n1\n");
     assert_eq!(lines(&project), "");
 }
 
 #[test]
 fn what_both_sides_changed_is_a_conflict_in_every_layer() {
-    let project = project("mkdir d e; for f in a b c d/x e/x same; do echo $f >$f; done");
+    let project = Project::cow("mkdir d e; for f in a b c d/x e/x same; do echo $f >$f; done");
     project.sh("echo in >>a; echo in >>b; rm c; echo in >>d/x; echo in >new; echo in >>e/x");
     save(&project, "one");
     project.sh("echo in2 >>b; echo in2 >>new; echo in2 >>same; echo in2 >d/new");
@@ -142,17 +116,17 @@ fn what_both_sides_changed_is_a_conflict_in_every_layer() {
         objects.iter().filter(|object| object["conflict"] == true).map(of).collect()
     };
     assert_eq!(conflicts(), [""; 0]);
-    outside(&project, "for f in a b c new; do echo out >>$f; done");
+    project.outside("for f in a b c new; do echo out >>$f; done");
     assert_eq!(conflicts(), ["a", "b", "c", "new"]);
-    let before = outside(&project, "cat a b c new");
+    let before = project.outside("cat a b c new");
     let said = errors(of_changes("lbx-apply", project.path(), &["-y"], &[]).assert().code(1));
     for path in ["a", "b", "c", "new"] {
         assert!(said.contains(&format!("conflict: '{path}'")), "{said}");
     }
-    assert_eq!(outside(&project, "cat a b c new"), before);
-    assert_eq!(outside(&project, "cat d/x d/new e/x same"), "d/x\nin\nin2\ne/x\nin\nsame\nin2\n");
+    assert_eq!(project.outside("cat a b c new"), before);
+    assert_eq!(project.outside("cat d/x d/new e/x same"), "d/x\nin\nin2\ne/x\nin\nsame\nin2\n");
     of_changes("lbx-apply", project.path(), &["-y", "--force"], &[]).assert().success();
-    assert_eq!(outside(&project, PICTURE), project.sh(PICTURE));
+    assert_eq!(project.outside(PICTURE), project.sh(PICTURE));
     assert_eq!(lines(&project), "");
 }
 
@@ -161,18 +135,18 @@ fn what_was_moved_before_or_after_a_snapshot_is_no_conflict() {
     if !only_at(&HERE, "the VM's file system of projects knows no file by a handle") {
         return;
     }
-    let project = project("mkdir d; for f in a b c e d/x; do echo $f >$f; done");
+    let project = Project::cow("mkdir d; for f in a b c e d/x; do echo $f >$f; done");
     project.sh("mv a moved; echo in >>b; echo in >>d/x; echo n >n");
     save(&project, "one");
     project.sh("mv b moved2; mv moved moved3; ln d/x d/y; echo more >>n; mv c there; echo more >>e");
     // the directories have new times by now
-    outside(&project, "touch other d/other");
+    project.outside("touch other d/other");
     let (objects, _) = objects(&project);
     assert!(objects.iter().all(|object| object["conflict"] == false), "{objects:#?}");
     assert!(objects.len() > 7, "{objects:#?}");
     // another file in the place of one that was changed before the snapshot, and since
     project.sh("echo more >>d/x");
-    outside(&project, "echo y >y; mv y d/x; mv other e");
+    project.outside("echo y >y; mv y d/x; mv other e");
     let told = diff(&project, &["--json"]);
     for path in ["d/x", "e"] {
         let line = told.lines().find(|line| line.contains(&format!("\"path\":\"{path}\""))).expect("a change");
@@ -182,7 +156,7 @@ fn what_was_moved_before_or_after_a_snapshot_is_no_conflict() {
 
 #[test]
 fn what_is_discarded_of_frozen_layers_is_as_the_project_has_it() {
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     let clean = project.sh(PICTURE);
     for (count, session) in SESSIONS.iter().enumerate() {
         project.sh(session);
@@ -225,7 +199,7 @@ fn what_is_discarded_of_frozen_layers_is_as_the_project_has_it() {
     project.must("stop");
     discard(&[]).assert().success();
     assert_eq!((lines(&project), project.sh(PICTURE)), (String::new(), clean));
-    outside(&project, "echo outside >kept");
+    project.outside("echo outside >kept");
     assert_eq!(project.sh("cat kept"), "outside\n");
 }
 
@@ -234,7 +208,7 @@ fn what_is_told_while_a_snapshot_is_made_is_what_there_is() {
     if !only_at(&[Place::Local], "a call elsewhere takes longer than a snapshot") {
         return;
     }
-    let project = project(LAID_OUT);
+    let project = Project::cow(LAID_OUT);
     project.sh(SESSIONS[0]);
     let told = diff(&project, &["-z"]);
     let ended = std::sync::atomic::AtomicBool::new(false);
@@ -262,7 +236,7 @@ fn what_is_told_while_a_snapshot_is_made_is_what_there_is() {
 #[test]
 fn two_environments_of_a_path_are_compared() {
     let project = Project::new();
-    outside(&project, "mkdir d; for f in a b d/x; do echo $f >$f; done");
+    project.outside("mkdir d; for f in a b d/x; do echo $f >$f; done");
     let [one, other] = ["one", "other"].map(|word| project.create(&["--name", word, "--project", "cow"]));
     let enter =
         |name: &str, script: &str| tool("lbx-enter").args([name, "--", "sh", "-euc", script]).assert().success();
@@ -289,7 +263,7 @@ fn two_environments_of_a_path_are_compared() {
     let plain = project.create(&["--name", "plain"]);
     let own = text(of_changes("lbx-diff", &one, &[], &[]).assert().code(1));
     against(&one, &plain, &[]).assert().code(1).stdout(own);
-    let elsewhere = self::project("echo x >x");
+    let elsewhere = Project::cow("echo x >x");
     against(&one, elsewhere.str(), &[]).assert().code(2).stdout("").stderr(contains("different projects"));
     against(&one, "none-0000", &[]).assert().code(2).stdout("").stderr(contains("no such environment"));
 }
@@ -327,7 +301,7 @@ fn links_that_are_planted_in_layers_lead_nowhere() {
     if !only_at(&HERE, "the layers are this machine's") {
         return;
     }
-    let project = project("mkdir d; echo old >d/f; echo old >f");
+    let project = Project::cow("mkdir d; echo old >d/f; echo old >f");
     let victim = project.base().join("victim");
     near(&format!("mkdir '{0}'; echo precious >'{0}/f'", victim.display()));
     project.sh("echo in >>d/f; echo in >>f; mkdir n; echo n >n/f");
@@ -343,7 +317,7 @@ fn links_that_are_planted_in_layers_lead_nowhere() {
     }
     of_changes("lbx-apply", project.path(), &["-y"], &[]).assert().code(1).stderr(contains("refused: 'd'"));
     // in place of the directory there is a link now: what was in it is gone
-    assert_eq!(outside(&project, "ls -A d; cat f n/f"), "old\nn\nmore\n");
+    assert_eq!(project.outside("ls -A d; cat f n/f"), "old\nn\nmore\n");
     project.must("stop");
     of_changes("lbx-discard", project.path(), &["-y"], &["d/f"])
         .assert()
