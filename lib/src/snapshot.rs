@@ -78,7 +78,7 @@ pub struct Snapshot {
     pub name: Name,
     /// What it is called.
     pub tag: Tag,
-    /// When it was made, RFC 3339 UTC.
+    /// When it was made, RFC 3339 UTC; older tools told it to the second.
     pub created: String,
     /// What it is made of.
     pub layers: Stack,
@@ -112,12 +112,17 @@ impl Snapshot {
             schema: SCHEMA,
             name: record.name.clone(),
             tag,
-            created: rfc3339(std::time::SystemTime::now()),
+            created: precise(std::time::SystemTime::now()),
             layers: record.layers.clone(),
             project: record.options.project,
             base,
             safety,
         })
+    }
+
+    /// When it was made, as text that sorts.
+    pub fn made(&self) -> &str {
+        self.created.trim_end_matches('Z')
     }
 
     /// Reads the snapshot `tag` of `name`. `Ok(None)`: there is none.
@@ -149,6 +154,12 @@ impl Snapshot {
         }
         Ok(read)
     }
+}
+
+/// `time`, RFC 3339 UTC, to the nanosecond: several snapshots may be of one second.
+fn precise(time: std::time::SystemTime) -> String {
+    let nanoseconds = time.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    format!("{}.{nanoseconds:09}Z", rfc3339(time).trim_end_matches('Z'))
 }
 
 /// `time` in UTC as tags have it, to the second: `20261128T031500`.
@@ -191,6 +202,23 @@ pub fn tags(name: &Name) -> Result<Vec<Tag>> {
 mod tests {
     use super::*;
 
+    fn snapshot() -> Snapshot {
+        let layers = Stack {
+            home: vec![Frozen { id: "0123456789abcdef".to_owned(), uid: 65536, gid: 65536 }],
+            project: Vec::new(),
+        };
+        Snapshot {
+            schema: SCHEMA,
+            name: Name::parse("p-0123".as_ref()).unwrap(),
+            tag: Tag::parse("one").unwrap(),
+            created: "2026-11-28T03:15:00Z".to_owned(),
+            layers,
+            project: Project::Cow,
+            base: Some(Base { sec: 1, nsec: 2 }),
+            safety: false,
+        }
+    }
+
     #[test]
     fn a_tag_is_one_name_of_a_file() {
         for tag in ["a", "1.2", "20261128T031500Z", "v1_x-y", &"x".repeat(64)] {
@@ -208,22 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn times_of_one_second_sort_as_they_passed() {
+        let at = |nanoseconds| std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, nanoseconds);
+        assert_eq!(precise(at(7)), "2001-09-09T01:46:40.000000007Z");
+        let made = ["2001-09-09T01:46:39Z", "2001-09-09T01:46:40Z", &precise(at(7)), &precise(at(100_000_000))]
+            .map(|created| Snapshot { created: created.to_owned(), ..snapshot() });
+        assert!(made.is_sorted_by(|a, b| a.made() < b.made()), "{made:?}");
+    }
+
+    #[test]
     fn a_snapshot_that_cannot_be_relied_on_is_damaged() {
-        let (name, tag) = (Name::parse("p-0123".as_ref()).unwrap(), Tag::parse("one").unwrap());
-        let layers = Stack {
-            home: vec![Frozen { id: "0123456789abcdef".to_owned(), uid: 65536, gid: 65536 }],
-            project: Vec::new(),
-        };
-        let snapshot = Snapshot {
-            schema: SCHEMA,
-            name: name.clone(),
-            tag: tag.clone(),
-            created: "2026-11-28T03:15:00Z".to_owned(),
-            layers,
-            project: Project::Cow,
-            base: Some(Base { sec: 1, nsec: 2 }),
-            safety: false,
-        };
+        let snapshot = snapshot();
+        let (name, tag) = (snapshot.name.clone(), snapshot.tag.clone());
         let text = serde_json::to_string(&snapshot).unwrap();
         assert!(!text.contains("safety"), "{text}");
         assert_eq!(Snapshot::parse(text.as_bytes(), &name, &tag).unwrap(), snapshot);

@@ -151,6 +151,6 @@ fn snapshots(name: &Name) -> Result<(Vec<Snapshot>, Vec<anyhow::Error>)> {
             Err(error) => damaged.push(error),
         }
     }
-    read.sort_unstable_by(|a, b| (&a.created, &a.tag).cmp(&(&b.created, &b.tag)));
+    read.sort_unstable_by(|a, b| (a.made(), &a.tag).cmp(&(b.made(), &b.tag)));
     Ok((read, damaged))
 }

@@ -10,7 +10,7 @@ pub(super) fn surplus(snapshots: &[Snapshot], saved: &Tag, count: usize) -> Vec<
     let (gone, kept) = others.split_at(others.len().saturating_sub(count.saturating_sub(1)));
     let own = snapshots.iter().find(|snapshot| &snapshot.tag == saved);
     let oldest = kept.first().copied().or(own);
-    let is_older = |snapshot: &&Snapshot| oldest.is_none_or(|oldest| snapshot.created < oldest.created);
+    let is_older = |snapshot: &&Snapshot| oldest.is_none_or(|oldest| snapshot.made() < oldest.made());
     let safety = snapshots.iter().filter(|snapshot| snapshot.safety).filter(is_older);
     gone.iter().copied().chain(safety).map(|snapshot| snapshot.tag.clone()).collect()
 }

@@ -44,7 +44,9 @@ fn table(snapshots: &[Snapshot]) -> String {
             Project::Rw | Project::Ro => "home",
         };
         let made_by = if snapshot.safety { "restore" } else { "save" };
-        [snapshot.tag.to_string(), lbx::failure::printable(&snapshot.created), made_by.into(), holds.into()]
+        // to the second
+        let created = format!("{}Z", snapshot.made().split('.').next().unwrap_or_default());
+        [snapshot.tag.to_string(), lbx::failure::printable(&created), made_by.into(), holds.into()]
     };
     if snapshots.is_empty() {
         return String::new();
@@ -72,7 +74,7 @@ mod tests {
             schema: 1,
             name: Name::parse("p-0123".as_ref()).unwrap(),
             tag: Tag::parse(tag).unwrap(),
-            created: "2026-11-28T03:15:00Z".into(),
+            created: "2026-11-28T03:15:00.012345678Z".into(),
             layers: Stack::default(),
             project,
             base: None,
