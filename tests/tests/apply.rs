@@ -245,6 +245,19 @@ fn what_is_discarded_is_as_the_project_has_it() {
 }
 
 #[test]
+fn names_of_one_file_that_were_all_changed_are_no_conflict() {
+    if !only_at(&HERE, "9p knows no file by its names") {
+        return;
+    }
+    let project = Project::cow("for f in a c e; do echo $f >$f; done; ln a b; ln c d; ln e f");
+    project.sh("echo x >>a; echo y >>b; rm c d; chmod 600 e; rm f");
+    let seen = project.sh(PICTURE);
+    apply(&project, &["-y"], &[]).assert().success().stderr("");
+    assert_eq!(project.outside(PICTURE), seen);
+    assert_eq!(lines(&project), "");
+}
+
+#[test]
 fn what_leads_out_and_what_is_no_file_must_be_named() {
     let project = Project::cow("mkdir d");
     project.sh("ln -s /etc/passwd out; ln -s ../../x d/up; ln -s ../x d/in; mkfifo fifo; ln -s \"$PWD/d\" own");

@@ -1,5 +1,6 @@
 //! What was applied, and so is no change of the person's: the list of it, and the judge who reads it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use rustix::fs::{Stat, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::change::Kind;
-use super::facts::times;
+use super::facts::{Facts, times};
 use super::sides::Sides;
 
 /// Longer than a file system's clock stands still.
@@ -47,11 +48,27 @@ struct Applied {
     mode: Option<u32>,
 }
 
+/// All that there is to tell of a file without a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Whole {
+    device: u64,
+    changed: (i64, i64),
+    facts: Facts,
+}
+
+impl Whole {
+    fn of(stat: &Stat) -> Whole {
+        Whole { device: stat.st_dev, changed: times(stat).0, facts: Facts::of(stat) }
+    }
+}
+
 /// What tells whether the person has changed a file since the layers began.
 #[derive(Clone, Debug)]
 pub(crate) struct Judge {
     base: (i64, i64),
     applied: HashMap<PathBuf, (u64, (i64, i64))>,
+    /// Files from which this run took a name and which have others still, by their inodes.
+    parted: RefCell<HashMap<u64, Whole>>,
 }
 
 impl Judge {
@@ -64,13 +81,23 @@ impl Judge {
             let Ok(path) = JsonPath::decode(line.path, line.path_bytes.as_deref()) else { continue };
             applied.insert(path, (line.ino, line.ctime));
         }
-        Judge { base: (base.sec, base.nsec), applied }
+        Judge { base: (base.sec, base.nsec), applied, parted: RefCell::default() }
     }
 
-    /// Whether what `stat` tells of `path` is as it was, or as it was applied.
+    /// Whether what `stat` tells of `path` is as it was, or as it was applied, or but for its other names.
     pub(crate) fn unchanged(&self, path: &Path, stat: &Stat) -> bool {
         let (changed, _) = times(stat);
-        changed < self.base || self.applied.get(path) == Some(&(stat.st_ino, changed))
+        changed < self.base
+            || self.applied.get(path) == Some(&(stat.st_ino, changed))
+            || self.parted.borrow().get(&stat.st_ino) == Some(&Whole::of(stat))
+    }
+
+    /// That the file which was as `before` at `path` has lost this name, and is as `after`. The time is this
+    /// run's doing, unless somebody has written it as well.
+    pub(crate) fn parted(&self, path: &Path, before: &Stat, after: &Stat) {
+        if self.unchanged(path, before) && Facts::of(before) == Facts::of(after) {
+            self.parted.borrow_mut().insert(after.st_ino, Whole::of(after));
+        }
     }
 }
 

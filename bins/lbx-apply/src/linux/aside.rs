@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use lbx::Result;
 use lbx::path::JsonPath;
-use rustix::fs::{AtFlags, RenameFlags, Stat, fstat, linkat, renameat, renameat_with, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, renameat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::act::Outcome;
@@ -90,9 +92,27 @@ impl Sides<'_> {
                 self.drop_aside(parent, aside)?;
                 return Ok(faster());
             }
-            unlinkat(parent, aside, AtFlags::empty())?;
+            self.drop_taken_out(step, parent, aside, present)?;
             Ok(None)
         })?)
+    }
+
+    /// Removes what lies `aside` and was `present` at the path of `step`: its other names are as they were.
+    pub(crate) fn drop_taken_out(
+        &self,
+        step: &Step,
+        parent: BorrowedFd<'_>,
+        aside: &str,
+        present: &Stat,
+    ) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let has_more = Kind::of(present.st_mode) != Kind::Dir && present.st_nlink > 1;
+        let file = if has_more { openat(parent, aside, flags, Mode::empty()).ok() } else { None };
+        unlinkat(parent, aside, AtFlags::empty())?;
+        if let Some(after) = file.and_then(|file| fstat(file).ok()) {
+            self.judge.parted(&step.path, present, &after);
+        }
+        Ok(())
     }
 
     /// Gives what lies `aside` its name, in the place of a directory that is empty.

@@ -203,7 +203,7 @@ impl Sides<'_> {
                 Err(e) => return Err(e.into()),
             }
             if Facts::of(&statat(&parent, &aside, AtFlags::SYMLINK_NOFOLLOW)?) == Facts::of(&present) {
-                unlinkat(&parent, &aside, AtFlags::empty())?;
+                self.drop_taken_out(step, parent.as_fd(), &aside, &present)?;
                 return Ok(None);
             }
             renameat_with(&parent, &aside, &parent, name, RenameFlags::NOREPLACE)?;

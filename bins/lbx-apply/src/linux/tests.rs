@@ -366,6 +366,38 @@ fn what_the_person_wrote_since_stays() {
 }
 
 #[test]
+fn names_of_one_file_are_no_conflict_with_each_other() {
+    let world = World::new(|project| {
+        for [file, again] in [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"], ["i", "j"]] {
+            std::fs::write(project.join(file), "old").unwrap();
+            std::fs::hard_link(project.join(file), project.join(again)).unwrap();
+        }
+    });
+    for file in ["a", "b", "e", "g", "h"] {
+        std::fs::write(world.upper(file), "agent's").unwrap();
+    }
+    let changes = [modified("a"), modified("b"), deleted("c"), deleted("d"), modified("e"), deleted("f")];
+    for (path, outcome) in world.apply(&changes, &Request::default()) {
+        assert!(matches!(outcome, Ok(Outcome::Done | Outcome::Applied(_))), "{path}: {outcome:?}");
+    }
+    assert_eq!(names(&world.project("")), ["a", "b", "e", "g", "h", "i", "j"]);
+    // what the person wrote by one of them is by all, though one is taken whatever it is
+    std::fs::write(world.project("h"), "person's").unwrap();
+    let sides = world.sides();
+    let force = Request { conflicts: Conflicts::Force, ..Request::default() };
+    world.run(&sides, &[Change { conflict: true, ..modified("g") }], &force);
+    assert_eq!(world.run(&sides, &[modified("h")], &Request::default()).remove(0).1.unwrap(), clash());
+    // as well as what is written between the two
+    let sides = world.sides();
+    assert_eq!(world.run(&sides, &[deleted("i")], &Request::default()).remove(0).1.unwrap(), Outcome::Done);
+    std::fs::write(world.project("j"), "new").unwrap();
+    assert_eq!(world.run(&sides, &[deleted("j")], &Request::default()).remove(0).1.unwrap(), clash());
+    for (file, text) in [("a", "agent's"), ("b", "agent's"), ("e", "agent's"), ("h", "person's"), ("j", "new")] {
+        assert_eq!(std::fs::read_to_string(world.project(file)).unwrap(), text, "{file}");
+    }
+}
+
+#[test]
 fn what_was_applied_is_no_conflict_until_the_person_writes_it() {
     let world = World::new(|project| std::fs::write(project.join("f"), "old").unwrap());
     for text in ["one", "two", "three"] {
