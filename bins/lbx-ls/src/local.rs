@@ -77,11 +77,15 @@ impl Listing {
         }
         std::thread::scope(|scope| {
             let machine = &machine;
-            let shares: Vec<_> =
-                names.chunks(share).map(|names| scope.spawn(move || self.text(names, machine))).collect();
-            for share in shares {
-                let text = share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                out.write_all(&text).context(CANNOT_WRITE)?;
+            let start = |names| std::thread::Builder::new().spawn_scoped(scope, move || self.text(names, machine));
+            let shares: Vec<_> = names.chunks(share).map(|names| (names, start(names))).collect();
+            for (names, thread) in shares {
+                let text = match thread {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    // no more threads can be had
+                    Err(_) => self.text(names, machine),
+                };
+                out.write_all(&text?).context(CANNOT_WRITE)?;
             }
             Ok(())
         })

@@ -258,7 +258,9 @@ impl<'a> Vm<'a> {
         let ended = lock.shared(|| {
             std::thread::scope(|scope| {
                 // limactl may end without having read it all, and says why
-                scope.spawn(move || drop(write.write_all(yaml.as_bytes())));
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || drop(write.write_all(yaml.as_bytes())))
+                    .context("cannot start a thread")?;
                 log.run(limactl.command(self.create_words()), read.into(), DOWNLOAD)
             })
         })?;

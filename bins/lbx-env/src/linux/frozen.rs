@@ -228,8 +228,11 @@ pub(crate) fn make_room(record: &Record, progress: &mut dyn FnMut()) -> Result<S
 fn merge_homes(record: &Record, to: &Path, progress: &mut dyn FnMut()) -> Result<()> {
     let lowers = view::frozen_homes(record)?;
     // lowers are taken only where they are mounted, and nobody else is to see them there
-    let shown = std::thread::scope(|scope| scope.spawn(|| layers::view_of(&lowers)).join());
-    let shown = shown.map_err(|_| Failure::new("a thread failed"))?.context("cannot make an overlay")?;
+    let shown = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || layers::view_of(&lowers))?;
+        thread.join().map_err(|_| io::Error::other("a thread failed"))?
+    });
+    let shown = shown.context("cannot make an overlay")?;
     mkdir(to)?;
     let top = openat(CWD, to, DIRECTORY, Mode::empty())?;
     merge::lay(shown.as_fd(), top.as_fd(), progress)?;

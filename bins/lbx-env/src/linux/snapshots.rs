@@ -240,7 +240,7 @@ pub(super) fn salvaged(name: &Name) -> Result<Stack> {
         }
     }
     let snapshots = snapshot::tags(name)?.into_iter().filter_map(|tag| Snapshot::load(name, &tag).ok().flatten());
-    if let Some(newest) = snapshots.max_by(|a, b| a.created.cmp(&b.created)) {
+    if let Some(newest) = snapshots.max_by(|a, b| a.made().cmp(b.made())) {
         return Ok(newest.layers);
     }
     match frozen::is_user(name) {
