@@ -377,6 +377,32 @@ fn a_run_that_is_killed_at_any_instant_is_ended_by_the_next() {
 }
 
 #[test]
+fn a_run_that_is_killed_before_any_change_is_ended_by_the_next() {
+    if !only_at(&[Place::Local], "strace kills here") || !installed(&["strace"]) {
+        return;
+    }
+    for call in ["mkdirat", "renameat2", "unlinkat", "write", "ftruncate", "fchmodat"] {
+        for when in 1..100 {
+            let project = Project::cow("echo 1 >file; mkdir dir; echo 1 >dir/x; echo 1 >changed");
+            project.sh(
+                "rm file; mkdir -p file/sub; echo 2 >file/x; rm -r dir; echo 2 >dir; echo 2 >changed; echo 2 >made",
+            );
+            let seen = project.sh(PICTURE);
+            let inject = format!("inject={call}:signal=KILL:when={when}");
+            let mut strace = lbx_tests::command("strace");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &inject]).arg(tool_file("lbx-apply")).arg("-y");
+            let killed = !strace.arg("--").arg(project.path()).output().expect("it runs").status.success();
+            assert_eq!(errors(apply(&project, &["-y"], &[]).assert().success()), "", "{inject}");
+            assert_eq!(project.outside(PICTURE), seen, "{inject}");
+            assert_eq!(lines(&project), "", "{inject}");
+            if !killed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_directory_that_is_swapped_for_a_link_meanwhile_is_not_followed() {
     if !only_at(&[Place::Local], "the race is run here") {
         return;

@@ -165,7 +165,11 @@ impl Sides<'_> {
     /// was faster than that run and what they wrote cannot have its name again, the name that it has.
     pub(crate) fn recover(&self) -> Result<Option<PathBuf>> {
         let (note, opened) = self.journal.read()?;
-        let kept = note.map_or(Ok(None), |note| self.put_back(&note))?;
+        let mut kept = None;
+        if let Some(note) = note {
+            kept = self.put_back(&note)?;
+            self.remember_placed(&note)?;
+        }
         for dir in opened.into_iter().rev() {
             let Ok(path) = JsonPath::decode(dir.path.0, dir.path.1.as_deref()) else { continue };
             let Ok(open) = self.as_person(|| self.directory(&path)) else { continue };
@@ -179,6 +183,18 @@ impl Sides<'_> {
         }
         self.journal.forget()?;
         Ok(kept)
+    }
+
+    /// Adds the directory of `note` to the list of what was applied, if it came as far as its place.
+    fn remember_placed(&self, note: &Note) -> Result<()> {
+        let path = JsonPath::decode(note.path.0.clone(), note.path.1.as_deref())?;
+        let Ok(dir) = self.as_person(|| self.directory(&path)) else { return Ok(()) };
+        let stat = fstat(&dir)?;
+        let mut text = Vec::new();
+        if stat.st_ino == note.ours {
+            self.tell_applied(&path, &stat, &mut text)?;
+        }
+        self.remember(&text)
     }
 
     /// Ends what `note` tells of.

@@ -94,9 +94,12 @@ impl Sides<'_> {
                 Ok(openat2(&parent, &aside, DIRECTORY, Mode::empty(), BENEATH)?)
             })?;
             self.dress_dir(source.as_fd(), gid, made.as_fd())?;
+            self.journal.note(&step.path, &aside, fstat(&made)?.st_ino, None)?;
             let left = self.place(step, parent.as_fd(), &aside, name, present.as_ref(), Kind::Dir)?;
             if left.is_none() {
                 self.know(&step.path, &fstat(&made)?);
+                // before the note ends: of a directory that is in nobody's list, all counts as the person's
+                self.enter(&step.path)?;
             }
             Ok(left)
         };

@@ -629,6 +629,13 @@ fn what_a_killed_run_left_is_ended() {
     let kept = (Some(aside.into()), vec![aside.to_owned(), "d".to_owned(), "f".to_owned()], Some("and again".into()));
     assert_eq!(recovered(&removal), kept);
     std::fs::remove_file(&left).unwrap();
+    // a directory in its place, and not yet in the list of what was applied
+    let list = || std::fs::read_to_string(world.dir.path().join("applied")).unwrap();
+    assert_eq!(recovered(&|journal| journal.note(Path::new("d"), aside, 1, None).unwrap()), whole("and again"));
+    assert_eq!(list(), "", "it is another");
+    let ours = facts(&world.project("d")).inode;
+    assert_eq!(recovered(&|journal| journal.note(Path::new("d"), aside, ours, None).unwrap()), whole("and again"));
+    assert!(list().contains(&format!("\"ino\":{ours}")), "{}", list());
     // a directory that was open; a line that was torn
     set_mode(&world.project("d"), 0o755);
     let opened = |journal: &Journal| {
