@@ -46,7 +46,7 @@ struct Group {
     take: fn() -> Vec<Figure>,
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group { name: "enter", places: &[Place::Local], take: enter::figures },
     Group { name: "life", places: &[Place::Local], take: life::figures },
     Group { name: "fork", places: &[Place::Local], take: fork::figures },
@@ -57,6 +57,7 @@ const GROUPS: [Group; 10] = [
     Group { name: "stream", places: &[Place::Local, Place::Ssh], take: stream::figures },
     // two, that the first is told before the second begins, which takes long
     Group { name: "vm", places: &[Place::Lima], take: vm::figures },
+    Group { name: "vm", places: &[Place::Lima], take: vm::streams },
     Group { name: "vm", places: &[Place::Lima], take: files::in_vm },
 ];
 

@@ -35,44 +35,52 @@ pub(crate) fn figures() -> Vec<Figure> {
     let far = if place() == Place::Local { "" } else { ", to a machine behind ssh" };
     // 0.8 of the throughput
     let promise = (place() != Place::Local).then_some(1.25);
-    both(&project, &*peer, names, far, to, promise)
+    both(&project, &*peer, Amount { mib: 128, times: 25 }, names, far, to, promise)
+}
+
+/// How much flows, and how often.
+pub(crate) struct Amount {
+    pub(crate) mib: usize,
+    pub(crate) times: usize,
 }
 
 /// Figures of streams by `project`'s environment, to those by the words that `peer` makes.
 pub(crate) fn both(
     project: &Project,
     peer: &Words,
+    Amount { mib, times }: Amount,
     names: [&'static str; 3],
     far: &str,
     to: &str,
     promise: Option<f64>,
 ) -> Vec<Figure> {
-    let (sink, source, echo) = (["sh", "-c", "cat >/dev/null"], ["head", "-c", "128M", "/dev/zero"], ["cat"]);
+    let size = format!("{mib}M");
+    let (sink, source, echo) = (["sh", "-c", "cat >/dev/null"], ["head", "-c", &size, "/dev/zero"], ["cat"]);
     let ours = |words: &[&str]| project.enter_words(words);
     let (a, b) = (ours(&sink), peer(&sink));
-    let into = pairs(25, || pour(&a), || pour(&b));
+    let into = pairs(times, || pour(&a, &size), || pour(&b, &size));
     let (a, b) = (ours(&source), peer(&source));
-    let out = pairs(25, || draw(&a), || draw(&b));
+    let out = pairs(times, || draw(&a, mib), || draw(&b, mib));
     let (mut a, mut b) = (Echo::run(&ours(&echo)), Echo::run(&peer(&echo)));
     let rounds = pairs(200, || a.rounds(20), || b.rounds(20));
     vec![
-        Figure::ratio(names[0], format!("128 MiB into a command{far} | {to}"), promise, into),
-        Figure::ratio(names[1], format!("128 MiB out of a command{far} | {to}"), promise, out),
+        Figure::ratio(names[0], format!("{mib} MiB into a command{far} | {to}"), promise, into),
+        Figure::ratio(names[1], format!("{mib} MiB out of a command{far} | {to}"), promise, out),
         Figure::ratio(names[2], format!("20 bytes there and back, one by one{far} | {to}"), None, rounds),
     ]
 }
 
-/// Runs `words` with 128 MiB as input.
-fn pour(words: &[OsString]) {
-    let mut head = Command::new("head").args(["-c", "128M", "/dev/zero"]).stdout(Stdio::piped()).spawn().expect("head");
+/// Runs `words` with as much as `size` says as input.
+fn pour(words: &[OsString], size: &str) {
+    let mut head = Command::new("head").args(["-c", size, "/dev/zero"]).stdout(Stdio::piped()).spawn().expect("head");
     let mut sink = Command::new(&words[0]);
     sink.args(&words[1..]).stdin(head.stdout.take().expect("a pipe")).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(sink.status().expect("it runs").success());
     assert!(head.wait().expect("head").success());
 }
 
-/// Runs `words`, whose output must be 128 MiB, into a pipe.
-fn draw(words: &[OsString]) {
+/// Runs `words`, whose output must be `mib` MiB, into a pipe.
+fn draw(words: &[OsString], mib: usize) {
     let mut source = Command::new(&words[0]);
     source.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = source.spawn().expect("it runs");
@@ -85,7 +93,7 @@ fn draw(words: &[OsString]) {
         }
     }
     assert!(child.wait().expect("it ends").success());
-    assert_eq!(all, 128 << 20);
+    assert_eq!(all, mib << 20);
 }
 
 /// A command that gives back what it gets.

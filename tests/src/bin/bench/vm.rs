@@ -9,7 +9,7 @@ use lbx_tests::place::on;
 use crate::Figure;
 use crate::pairs::{pairs, run};
 use crate::peers::Words;
-use crate::stream::both;
+use crate::stream::{Amount, both};
 
 /// Makes of a command the words that run it in the VM, outside every environment, over Lima's kept
 /// connection.
@@ -35,12 +35,20 @@ pub(crate) fn figures() -> Vec<Figure> {
         Figure::ratio(name, about, Some(promise), pairs(count, || run(&ours), || run(&peer)))
     };
     let limactl = ["limactl", "shell", "--workdir", "/", instance, "true"].map(OsString::from);
-    let mut figures = vec![
+    vec![
         figure("vm-enter", "ssh true, over Lima's kept connection", 1.0, 150, ssh(&["true"])),
         figure("vm-enter-sudo", "ssh sudo -n true, over the same", 0.25, 60, ssh(&["sudo", "-n", "true"])),
         figure("vm-enter-limactl", "limactl shell true", 0.25, 60, limactl.into()),
-    ];
+    ]
+}
+
+/// What flows takes minutes where a processor is emulated: less of it, and not as often.
+pub(crate) fn streams() -> Vec<Figure> {
+    let Some(ssh) = ssh() else { return Vec::new() };
+    let project = Project::new();
+    project.create(&[]);
+    project.sh("true");
     let names = ["vm-stream-in", "vm-stream-out", "vm-stream-echo"];
-    figures.extend(both(&project, &*ssh, names, ", in a VM", "ssh over Lima's kept connection", Some(1.25)));
-    figures
+    let amount = Amount { mib: 32, times: 11 };
+    both(&project, &*ssh, amount, names, ", in a VM", "ssh over Lima's kept connection", Some(1.25))
 }
