@@ -121,8 +121,9 @@ fn of(rust: Option<String>, bare: &Words, amount: &Amount) -> Vec<Figure> {
                 amounts(work.script)
             )
         };
-        let inside = project.enter_words(&["bash", "-euc", &script("inside")]);
-        let bare = bare(&["bash", "-euc", &script("bare")]);
+        // behind sshd bash reads its file for terminals, which knows nothing of -u
+        let inside = project.enter_words(&["bash", "--norc", "-euc", &script("inside")]);
+        let bare = bare(&["bash", "--norc", "-euc", &script("bare")]);
         match cannot(&inside).or_else(|| cannot(&bare)) {
             None => {
                 let compared = told(work.times.div_ceil(amount.part), || millis(&inside), || millis(&bare));
