@@ -302,7 +302,7 @@ fn complete_but_sync(record: &Record) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether homes and records are of two file systems, whose changes come to the disk in any order. Those of one
-/// come in the order in which they were made, or at once.
+/// come in the order in which they were made, or at once: ext4, XFS and btrfs have a log or trees of them.
 fn is_apart() -> Result<bool> {
     let device = |path: &'static str| {
         let meta = fs::metadata(path).with_context(|| format!("cannot look at '{path}'"))?;
