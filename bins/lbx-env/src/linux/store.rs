@@ -206,7 +206,7 @@ pub(crate) fn sync(asides: &[&Aside]) -> Result<()> {
 
 /// Syncs each of `all` by `sync`, some at once, which takes the time of one. The threads have ended when this
 /// returns: nothing is forked beside them.
-fn at_once<T: Sync>(all: &[T], sync: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn at_once<T: Sync>(all: &[T], sync: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     const AT_ONCE: usize = 32;
     let sync = &sync;
     for some in all.chunks(AT_ONCE) {

@@ -32,37 +32,37 @@ const WORK: [Work; 6] = [
     Work {
         name: ["files-find", "vm-files-find"],
         about: "find over FILES files",
-        times: 25,
+        times: 75,
         script: "find tree -type f -newer tree.tar | wc -l",
     },
     Work {
         name: ["files-grep", "vm-files-grep"],
         about: "grep -r over FILES files",
-        times: 25,
+        times: 75,
         script: "grep -r --exclude-dir=.git 399 tree | wc -l",
     },
     Work {
         name: ["files-git", "vm-files-git"],
         about: "git status of FILES files",
-        times: 25,
+        times: 75,
         script: "git -C tree status --porcelain",
     },
     Work {
         name: ["files-untar", "vm-files-untar"],
         about: "untar and rm of FILES files",
-        times: 15,
+        times: 25,
         script: "mkdir x && tar xf tree.tar -C x && rm -r x",
     },
     Work {
         name: ["files-write", "vm-files-write"],
         about: "SIZE MiB written and read",
-        times: 15,
+        times: 25,
         script: "head -c SIZEM /dev/zero >big && cat big >/dev/null && rm big",
     },
     Work {
         name: ["files-rust", "vm-files-rust"],
         about: "rustc of 41 modules",
-        times: 9,
+        times: 15,
         // what a VM's image has no linker for is not linked
         script: "PATH=$RUST:$PATH; mkdir out && rustc --edition 2021 EMIT --out-dir out rust/src/main.rs && rm -r out",
     },
