@@ -295,7 +295,7 @@ impl Source {
         file.seek(SeekFrom::Start(range.start))?;
         match io::copy(&mut file.take(length), out)? {
             copied if copied == length => Ok(()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile")),
         }
     }
 }
