@@ -93,6 +93,15 @@ fn running(project: &Project, text: &str) -> usize {
     project.sh(&script).trim().parse().unwrap()
 }
 
+/// Whether a process inside whose name is `name` is in the foreground of its terminal.
+fn has_terminal(project: &Project, name: &str) -> bool {
+    let stats = project.sh("cat /proc/[0-9]*/stat 2>/dev/null || :");
+    stats.lines().filter_map(|stat| stat.split_once(&format!("({name}) "))).any(|(_, rest)| {
+        let [_, _, group, _, _, foreground] = rest.split(' ').take(6).collect::<Vec<_>>()[..] else { return false };
+        group == foreground
+    })
+}
+
 /// Interrupts `sleep 1000` when it runs: a shell that is about to start it may miss the key.
 fn interrupt_sleep(project: &Project, pty: &Pty) {
     eventually("it sleeps", || running(project, "sleep 1000") > 0);
@@ -459,6 +468,8 @@ fn the_login_shell_has_job_control() {
     pty.expect("Running");
     pty.send("fg\n");
     pty.expect("sleep 1000\r\n");
+    // bash names the command before it gives it the terminal, and misses the key between the two
+    eventually("it has the terminal", || has_terminal(&project, "sleep"));
     pty.send(CTRL_C);
     pty.expect("inner> ");
     pty.send("echo status $?.\n");
