@@ -55,7 +55,7 @@ const GROUPS: [Group; 11] = [
     Group { name: "files", places: &[Place::Local], take: files::figures },
     Group { name: "review", places: &[Place::Local], take: review::figures },
     Group { name: "stream", places: &[Place::Local, Place::Ssh], take: stream::figures },
-    // two, that the first is told before the second begins, which takes long
+    // apart, that each is told before the next begins, which takes minutes
     Group { name: "vm", places: &[Place::Lima], take: vm::figures },
     Group { name: "vm", places: &[Place::Lima], take: vm::streams },
     Group { name: "vm", places: &[Place::Lima], take: files::in_vm },

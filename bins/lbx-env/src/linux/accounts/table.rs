@@ -213,7 +213,7 @@ impl Table {
     }
 
     /// Whether there is anything to write.
-    pub(super) fn differs(&self) -> bool {
+    fn differs(&self) -> bool {
         self.source.is_some() && !self.edits.is_empty()
     }
 
